@@ -1,0 +1,60 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each does all its own set-up.
+PYTHON ?= python3
+VENV ?= .venv
+# Models and data that packages ship, converted once; outside the repository.
+SECFED_CACHE ?= $(HOME)/.cache/secfed
+export SECFED_CACHE
+export HF_HUB_OFFLINE = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+BIN := $(VENV)/bin
+CORES := 2
+
+.PHONY: demo demo-vector test lint setup setup-demo slow bench proto clean
+
+demo: setup-demo
+	$(BIN)/secfed demo
+
+demo-vector: setup
+	$(BIN)/secfed demo --task vector
+
+test: setup setup-assets lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not slow and not gpu"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Long fuzz, soak and large cohorts: make slow MINUTES=20
+MINUTES ?= 20
+slow: setup setup-assets
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "slow and not gpu" --minutes $(MINUTES)
+
+bench: setup
+	$(BIN)/python tests/bench/bench_keystream.py
+
+proto: setup
+	$(BIN)/python protos/generate.py
+
+setup: $(VENV)/.installed
+setup-demo: setup setup-assets
+
+$(VENV)/.installed: pyproject.toml constraints/cpu.txt
+	$(PYTHON) -c 'import sys; sys.exit("secfed needs Python 3.11 or newer; call: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e ".[dev]" -c constraints/cpu.txt
+	touch $@
+
+.PHONY: setup-assets
+setup-assets: $(VENV)/.assets
+$(VENV)/.assets: $(VENV)/.installed constraints/assets.txt constraints/sdists.txt
+	$(BIN)/python -m pip install -q --no-deps -r constraints/assets.txt
+	mkdir -p $(SECFED_CACHE)/sdist
+	$(BIN)/python -m pip download -q --no-deps --no-binary :all: --no-build-isolation -d $(SECFED_CACHE)/sdist -r constraints/sdists.txt
+	$(BIN)/python -m secfed.training.assets --cache $(SECFED_CACHE)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

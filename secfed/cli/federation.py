@@ -1,0 +1,242 @@
+"""`secfed init`, `enroll` and `revoke`: what the owner of a federation does with the roster key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from secfed.cli.passphrase import Descriptor, NoPassphrase, PassphraseFile
+
+if TYPE_CHECKING:
+    from secfed.crypto.signing import SigningKey
+    from secfed.identity.enrolment import Enrolment
+    from secfed.identity.roster import Roster
+
+__all__ = ["enroll", "init", "revoke"]
+
+ROSTER_FILE = "roster.txt"
+ROSTER_KEY_FILE = "roster.key"
+ROSTER_PUBLIC_FILE = "roster.pub"
+INVITES = "invites"
+
+_Directory = Annotated[Path, typer.Option("--dir", help="The federation's folder, as `secfed init` made it.")]
+_Corrupt = Annotated[
+    int | None,
+    typer.Option(
+        "--corrupt", min=1, help="Clients that may collude with the aggregator; default: a tenth, at least 1."
+    ),
+]
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(help="A new folder for the federation.")] = Path("federation"),
+    address: Annotated[
+        str, typer.Option("--address", help="host:port under which the sites will reach the aggregator.")
+    ] = "127.0.0.1:8443",
+    listen: Annotated[
+        str | None, typer.Option("--listen", help="host:port to listen on, if it is another one.")
+    ] = None,
+    ops: Annotated[
+        str, typer.Option("--ops", help="Loopback host:port for health and metrics.")
+    ] = "127.0.0.1:9443",
+    days: Annotated[
+        int, typer.Option("--days", min=1, max=3650, help="How long roster and keys serve.")
+    ] = 730,
+    min_cohort: Annotated[
+        int, typer.Option("--min-cohort", min=3, help="Fewest sites whose sum may be opened.")
+    ] = 3,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: Descriptor = None,
+    no_passphrase: NoPassphrase = False,
+) -> None:
+    """Make a federation: roster key, aggregator and first admin with keys and configuration."""
+    from datetime import UTC, datetime, timedelta
+
+    from secfed.cli.passphrase import source
+    from secfed.config import AdminConfig, AggregatorConfig, checked, to_toml
+    from secfed.errors import ConfigError
+    from secfed.identity import keyfile, membership
+    from secfed.identity.fields import to_base64
+    from secfed.identity.fingerprint import roster_fingerprint
+    from secfed.identity.roles import Role
+    from secfed.ids import ClientId
+    from secfed.store import files
+
+    if (directory / ROSTER_KEY_FILE).exists():
+        raise ConfigError(f"{directory} already holds a federation", hint="Choose a new folder.")
+    unsigned = to_base64(bytes(32))  # the roster key is made once everything else was checked
+    aggregator = checked(
+        AggregatorConfig,
+        directory,
+        site="aggregator",
+        key="aggregator.key",
+        roster=ROSTER_FILE,
+        roster_key=unsigned,
+        state_dir="state",
+        output_dir="out",
+        listen=listen or address,
+        advertise=address,
+        ops_listen=ops,
+    )
+    now = datetime.now(UTC)
+    secret = source(passphrase_file, passphrase_fd, no_passphrase).for_new("the keys of this federation")
+    files.make_directory(directory)
+    key = keyfile.create_roster_key(directory / ROSTER_KEY_FILE, passphrase=secret, now=now)
+    enrolments = [
+        keyfile.create(
+            directory / f"{name}.key",
+            site=ClientId(name),
+            role=role,
+            passphrase=secret,
+            now=now,
+            validity=timedelta(days=days),
+        ).enrolment
+        for name, role in (("aggregator", Role.AGGREGATOR), ("admin", Role.ADMIN))
+    ]
+    roster = membership.create(
+        key, enrolments, now=now, not_after=now + timedelta(days=days), min_cohort=min_cohort
+    )
+    public = to_base64(key.public)
+    aggregator = aggregator.model_copy(update={"roster_key": public})
+    admin = checked(
+        AdminConfig,
+        directory,
+        site="admin",
+        key="admin.key",
+        federation=roster.federation,
+        roster_key=public,
+        roster=ROSTER_FILE,
+        aggregator=address,
+    )
+    files.create_exclusive(directory / ROSTER_FILE, roster.text, mode=files.PUBLIC_MODE)
+    files.create_exclusive(directory / ROSTER_PUBLIC_FILE, public.encode() + b"\n", mode=files.PUBLIC_MODE)
+    for name, config in (("aggregator.toml", aggregator), ("admin.toml", admin)):
+        files.create_exclusive(directory / name, to_toml(config, directory).encode(), mode=files.PUBLIC_MODE)
+    typer.echo(f"federation     {roster.federation}")
+    typer.echo(
+        f"roster key     {directory / ROSTER_KEY_FILE}  (keep it offline; losing it ends the federation)"
+    )
+    typer.echo(f"fingerprint    {roster_fingerprint(key.public)}  (sites compare it by phone)")
+    typer.echo(f"aggregator     {directory / 'aggregator.toml'}  listens on {aggregator.listen}")
+    typer.echo(f"admin          {directory / 'admin.toml'}")
+    typer.echo(f"next           secfed enroll --dir {directory} SITE.pub ...")
+
+
+def enroll(
+    public_files: Annotated[list[Path], typer.Argument(help="The sites' SITE.pub files.")],
+    directory: _Directory = Path("federation"),
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="The sites are enrolled already and bring new keys.")
+    ] = False,
+    corrupt: _Corrupt = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="host:port for the invites, if not the configured one.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="The fingerprints were compared: do not ask.")] = False,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: Descriptor = None,
+) -> None:
+    """Take sites into the roster and write one invite for each; nobody else's files change."""
+    from datetime import UTC, datetime
+
+    from secfed.cli.passphrase import source
+    from secfed.errors import ConfigError
+    from secfed.identity import enrolment, invite, membership
+    from secfed.identity.roles import Role
+    from secfed.store import files
+
+    found: list[Enrolment] = []
+    for path in public_files:
+        try:
+            found.append(enrolment.verify(path.read_bytes()))
+        except OSError as problem:
+            raise ConfigError(f"{path}: {problem.strerror}") from problem
+    for each in found:
+        typer.echo(f"{each.site:<24} {each.role.value:<10} {each.fingerprint}")
+    if not yes:
+        typer.confirm("Did each site read the same fingerprint to you by phone?", abort=True, err=True)
+    key, roster = _open(
+        directory, source(passphrase_file, passphrase_fd).for_existing(directory / ROSTER_KEY_FILE)
+    )
+    now = datetime.now(UTC)
+    if rotate:
+        for each in found:
+            roster = membership.rotate(roster, key, each, now=now)
+    else:
+        roster = membership.enroll(roster, key, found, now=now, corrupt=corrupt)
+    where = address or _advertised(directory)
+    invites = {each.site: invite.create(key, roster, each.site, where) for each in found}
+    _publish(directory, roster)
+    files.make_directory(directory / INVITES)
+    for site, data in invites.items():
+        path = directory / INVITES / f"{site}.invite"
+        files.replace(path, data, mode=files.PUBLIC_MODE)
+        typer.echo(f"invite         {path}  (send it to {site})")
+    typer.echo(f"roster         {directory / ROSTER_FILE}  version {roster.version}")
+    clients = len(roster.active(Role.CLIENT))
+    if clients < roster.min_cohort:
+        typer.echo(f"note           {clients} sites are enrolled; a sum needs at least {roster.min_cohort}")
+    else:
+        _say_what_holds(roster, clients)
+
+
+def revoke(
+    site: Annotated[str, typer.Argument(help="The site's name.")],
+    directory: _Directory = Path("federation"),
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: Descriptor = None,
+) -> None:
+    """Take a site out: a running aggregator cuts its streams within 5 s, and nobody else's files change."""
+    from secfed.cli.passphrase import source
+    from secfed.identity import membership
+    from secfed.ids import ClientId
+
+    key, roster = _open(
+        directory, source(passphrase_file, passphrase_fd).for_existing(directory / ROSTER_KEY_FILE)
+    )
+    roster = membership.revoke(roster, key, ClientId(site))
+    _publish(directory, roster)
+    typer.echo(f"{site} is revoked in roster version {roster.version}")
+
+
+def _open(directory: Path, passphrase: str | None) -> tuple[SigningKey, Roster]:
+    """The roster key and the current roster under it."""
+    from secfed.errors import RosterError
+    from secfed.identity import keyfile
+    from secfed.identity import roster as rosters
+
+    key = keyfile.load_roster_key(directory / ROSTER_KEY_FILE, passphrase)
+    path = directory / ROSTER_FILE
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise RosterError(f"{path}: {problem.strerror}") from problem
+    return key, rosters.verify(data, key.public)
+
+
+def _publish(directory: Path, roster: Roster) -> None:
+    from secfed.store import files
+
+    files.replace(directory / ROSTER_FILE, roster.text, mode=files.PUBLIC_MODE)
+
+
+def _advertised(directory: Path) -> str:
+    from secfed.config import AggregatorConfig, load
+
+    config = load(directory / "aggregator.toml", AggregatorConfig)
+    return config.advertise or config.listen
+
+
+def _say_what_holds(roster: Roster, clients: int) -> None:
+    """The thresholds of a sum over everybody, in words."""
+    from secfed.errors import InfeasibleCohortError
+    from secfed.secagg.params import Params
+
+    try:
+        params = Params.complete(clients, roster.corrupt, min_cohort=roster.min_cohort)
+    except InfeasibleCohortError as problem:
+        typer.echo(f"note           {problem}")
+        return
+    typer.echo(f"a full round   {params.in_words()}")

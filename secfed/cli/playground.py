@@ -1,0 +1,290 @@
+"""A whole federation on this machine: real keys, real processes, real sockets on loopback.
+
+`secfed demo` and the end-to-end tests use it. Set-up calls the very functions behind the
+commands; the aggregator and every client are processes of their own, started from the command
+line and ended by id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from secfed.errors import NetworkError
+
+__all__ = ["Playground", "Process", "free_port"]
+
+_STOP_S = 10
+"""How long a process may take to stop by itself before it is killed."""
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(slots=True)
+class Process:
+    """One started command, with its output in a file."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    log: Path
+    _stream: IO[bytes]
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.popen.poll() is None
+
+    @property
+    def output(self) -> str:
+        """What it printed so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait for its end and return the exit code.
+
+        Raises:
+            NetworkError: It has not ended in time.
+        """
+        try:
+            return self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired as late:
+            raise NetworkError(
+                f"{self.name} has not ended within {timeout_s:.0f} s", hint=f"Its output is in {self.log}."
+            ) from late
+
+    def stop(self) -> None:
+        """Ask it to stop; kill it if it does not."""
+        if self.running:
+            self.popen.send_signal(signal.SIGTERM)
+            try:
+                self.popen.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self._stream.close()
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        if self.running:
+            self.popen.kill()
+        self.popen.wait()
+        self._stream.close()
+
+
+class Playground:
+    """A folder with one federation: `federation/`, and one folder for each site.
+
+    Args:
+        root: A new or empty folder.
+        threads: Threads of each client process; None leaves it to the libraries.
+    """
+
+    def __init__(self, root: Path, *, threads: int | None = None) -> None:
+        self.root = root
+        self.port = free_port()
+        self.ops_port = free_port()
+        self.processes: list[Process] = []
+        self._threads = threads
+        self.passphrase = root / "passphrase"
+
+    def __enter__(self) -> Self:
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not self.passphrase.exists():
+            self.passphrase.touch(mode=0o600)
+            self.passphrase.write_text(secrets.token_urlsafe(24) + "\n")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in reversed(self.processes):
+            process.stop()
+
+    # -- set-up --------------------------------------------------------------------------------
+
+    @property
+    def federation(self) -> Path:
+        """The owner's folder."""
+        return self.root / "federation"
+
+    def site(self, name: str) -> Path:
+        """A site's folder."""
+        return self.root / name
+
+    def config(self, name: str) -> Path:
+        """A site's client.toml."""
+        return self.site(name) / "client.toml"
+
+    def found(self, *, min_cohort: int = 3) -> None:
+        """`secfed init`."""
+        from secfed.cli import federation
+
+        with _quiet():
+            federation.init(
+                self.federation,
+                address=f"127.0.0.1:{self.port}",
+                listen=None,
+                ops=f"127.0.0.1:{self.ops_port}",
+                days=2,
+                min_cohort=min_cohort,
+                passphrase_file=self.passphrase,
+            )
+
+    def edit_aggregator(self, **values: str) -> None:
+        """Set keys of aggregator.toml to TOML literals, as its operator would with an editor."""
+        path = self.federation / "aggregator.toml"
+        lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.split(" = ")[0] not in values]
+        path.write_text("\n".join([*kept, *(f"{key} = {value}" for key, value in values.items())]) + "\n")
+
+    def enroll(self, names: Sequence[str]) -> None:
+        """`secfed keys new` at each site, then `secfed enroll` for all."""
+        from secfed.cli import federation, keys
+
+        with _quiet():
+            for name in names:
+                keys.new(
+                    name, directory=self.site(name), role="client", days=2, passphrase_file=self.passphrase
+                )
+            federation.enroll(
+                [self.site(name) / f"{name}.pub" for name in names],
+                directory=self.federation,
+                rotate=False,
+                yes=True,
+                passphrase_file=self.passphrase,
+            )
+
+    def join(self, name: str, *options: str) -> str:
+        """`secfed client join` of one site; returns what it printed."""
+        return self.run(
+            "client", "join", str(self.federation / "invites" / f"{name}.invite"),
+            "--key", str(self.site(name) / f"{name}.key"), "--dir", str(self.site(name)),
+            "--passphrase-file", str(self.passphrase), *options,
+        )  # fmt: skip
+
+    # -- processes -----------------------------------------------------------------------------
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What every process inherits; nothing secret is in it."""
+        values = dict(os.environ, PYTHONUNBUFFERED="1", NO_COLOR="1", **(extra or {}))
+        if self._threads is not None:
+            values.update(OMP_NUM_THREADS=str(self._threads), OMP_WAIT_POLICY="PASSIVE")
+        return values
+
+    def start(self, name: str, *arguments: str) -> Process:
+        """Start one `secfed` command in the background."""
+        log = self.root / f"{name}.log"
+        stream = log.open("ab")
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "secfed", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=self.environment(),
+        )
+        process = Process(name, popen, log, stream)
+        self.processes.append(process)
+        return process
+
+    def run(self, *arguments: str, expect: int = 0, timeout_s: float = 120) -> str:
+        """Run one `secfed` command to its end; returns what it printed.
+
+        Raises:
+            NetworkError: It ended with another exit code than expected, or not in time.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "secfed", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=self.environment(),
+            check=False,
+        )
+        if done.returncode != expect:
+            raise NetworkError(
+                f"`secfed {' '.join(arguments[:2])}` ended with {done.returncode}, not {expect}: "
+                f"{(done.stderr or done.stdout).strip()}"
+            )
+        return done.stdout + done.stderr
+
+    def start_aggregator(self) -> Process:
+        """`secfed aggregator run`, until its port answers."""
+        process = self.start(
+            "aggregator", "aggregator", "run", "--config", str(self.federation / "aggregator.toml"),
+            "--passphrase-file", str(self.passphrase),
+        )  # fmt: skip
+        self.until(lambda: self._listens() or not process.running, "the aggregator's port", 30)
+        if not process.running:
+            raise NetworkError(f"the aggregator did not start: {process.output.strip()}")
+        return process
+
+    def start_client(self, name: str, *options: str) -> Process:
+        """`secfed client run` of one site."""
+        return self.start(
+            name,
+            "client",
+            "run",
+            "--config",
+            str(self.config(name)),
+            "--passphrase-file",
+            str(self.passphrase),
+            *options,
+        )
+
+    def push(self, name: str, update: Path, *options: str) -> Process:
+        """`secfed client push` of one site."""
+        return self.start(
+            name, "client", "push", "--config", str(self.config(name)), "--update", str(update),
+            "--passphrase-file", str(self.passphrase), *options,
+        )  # fmt: skip
+
+    def start_job(self, path: Path) -> str:
+        """`secfed job start` by the admin."""
+        return self.run(
+            "job", "start", str(path), "--config", str(self.federation / "admin.toml"),
+            "--passphrase-file", str(self.passphrase),
+        )  # fmt: skip
+
+    def until(self, reached: Callable[[], object], what: str, timeout_s: float) -> None:
+        """Wait until something holds.
+
+        Raises:
+            NetworkError: It does not within the time; the message says what was awaited.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not reached():
+            if time.monotonic() > deadline:
+                raise NetworkError(
+                    f"waited {timeout_s:.0f} s for {what}", hint=f"The logs are in {self.root}."
+                )
+            time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(0.2)
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Set-up talks to whoever types the commands one by one; here one line for all is enough."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

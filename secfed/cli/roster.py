@@ -1,0 +1,106 @@
+"""`secfed roster`: show the signed list of members, or verify it against a pinned key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from secfed.identity.roster import Roster
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True)
+
+_File = Annotated[Path, typer.Argument(help="A roster file.")]
+_Key = Annotated[
+    str | None,
+    typer.Option("--fingerprint", help="The roster key's SHA256: fingerprint that you were told by phone."),
+]
+
+
+@app.command("show")
+def show(
+    path: _File = Path("roster.txt"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show members, roles, status and validity. (Whether to believe it: `roster verify`.)"""
+    import json
+
+    from secfed.cli.tables import table
+    from secfed.identity.fields import write_time
+
+    found = _load(path)
+    if as_json:
+        members = [
+            {
+                "site": member.site,
+                "role": member.role.value,
+                "status": member.status.value,
+                "valid_until": write_time(member.valid_until),
+                "fingerprint": member.fingerprint,
+            }
+            for member in found.members
+        ]
+        document = {
+            "schema": 1,
+            "federation": found.federation,
+            "version": found.version,
+            "not_after": write_time(found.not_after),
+            "min_cohort": found.min_cohort,
+            "corrupt": found.corrupt,
+            "members": members,
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    typer.echo(f"federation {found.federation}  version {found.version}  until {write_time(found.not_after)}")
+    typer.echo(
+        f"a sum needs at least {found.min_cohort} sites; {found.corrupt} may collude with the aggregator"
+    )
+    rows = [
+        (m.site, m.role.value, m.status.value, write_time(m.valid_until), m.fingerprint)
+        for m in found.members
+    ]
+    typer.echo(table(("site", "role", "status", "valid until", "fingerprint"), rows))
+
+
+@app.command("verify")
+def verify(path: _File = Path("roster.txt"), fingerprint: _Key = None) -> None:
+    """Verify the roster's signature, and compare its key with a fingerprint or with the invite's."""
+    from secfed.errors import RosterError
+    from secfed.identity.fingerprint import roster_fingerprint
+
+    key = _pinned_key(path)
+    found = _load(path)
+    actual = roster_fingerprint(key)
+    if fingerprint is not None and fingerprint != actual:
+        raise RosterError(f"{path} is signed by {actual}, not by {fingerprint}")
+    typer.echo(f"{path}: version {found.version}, {len(found.members)} entries, signature good")
+    typer.echo(f"signed by {actual}")
+    if fingerprint is None:
+        typer.echo("Compare this fingerprint with the one that the federation's owner reads to you.")
+
+
+def _pinned_key(path: Path) -> bytes:
+    """The roster key that lies beside the roster, as `init` and `join` wrote it."""
+    from secfed.errors import RosterError
+    from secfed.identity.fields import from_base64
+
+    beside = path.with_name("roster.pub")
+    try:
+        return from_base64(beside.read_text("ascii").strip(), 32)
+    except (OSError, ValueError) as problem:
+        raise RosterError(f"{beside} does not hold the pinned roster key: {problem}") from problem
+
+
+def _load(path: Path) -> Roster:
+    from secfed.errors import RosterError
+    from secfed.identity import roster
+
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise RosterError(f"{path}: {problem.strerror}") from problem
+    return roster.verify(data, _pinned_key(path))

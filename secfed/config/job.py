@@ -1,0 +1,119 @@
+"""`JOB.toml`: what an admin asks for, in the field's words; `job start` turns it into a signed plan."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StrictFloat, StrictInt, StrictStr, model_validator
+
+from secfed.config.models import Section
+
+__all__ = ["DeadlineSection", "JobFile", "PrivacySection", "TrainingSection", "VectorSection"]
+
+_Positive = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)]
+
+
+class VectorSection(Section):
+    """`[vector]`: named arrays made elsewhere are summed; nothing is trained."""
+
+    shapes: dict[StrictStr, tuple[StrictInt, ...]] = Field(
+        min_length=1, description="Names and shapes of the arrays that every site sends."
+    )
+    bound: _Positive = Field(description="Largest magnitude of weight times value; more is refused.")
+    weights: Literal["uniform", "declared"] = Field(
+        "uniform", description="uniform: every site counts 1. declared: a site names a public constant."
+    )
+    weight_cap: StrictInt = Field(1, ge=1, description="Largest weight a site may declare.")
+
+
+class TrainingSection(Section):
+    """`[training]`: LoRA adapters of one public base model."""
+
+    trainer: Literal["classify", "sft"] = Field(
+        description="classify: text to label. sft: prompt to completion."
+    )
+    base_model: StrictStr = Field(
+        description="Public id of the base model; every site has it in its models folder."
+    )
+    strategy: Literal["fedavg", "ffa"] = Field(
+        "ffa", description="ffa: only B is trained and summed, the best under noise. fedavg: A and B."
+    )
+    target_modules: tuple[StrictStr, ...] = Field(
+        min_length=1, description="Linear layers that get an adapter."
+    )
+    r: StrictInt = Field(8, ge=1, le=1024, description="Rank.")
+    alpha: StrictInt = Field(8, ge=1, le=65536, description="Scale: the update counts alpha / r times.")
+    steps: StrictInt = Field(8, ge=1, le=100_000, description="Optimiser steps of a site in one round.")
+    learning_rate: _Positive = Field(0.01, description="Of the optimiser, after the noise.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd.")
+    max_length: StrictInt = Field(64, ge=1, le=32768, description="Longest row in tokens.")
+    labels: tuple[StrictStr, ...] = Field((), description="Class names in order (classify).")
+
+
+class PrivacySection(Section):
+    """`[privacy]`: what is protected, and how much noise; the same public constants at every site."""
+
+    unit: Literal["record", "person"] = Field(
+        description="What one promise covers: a record, or all records of a person."
+    )
+    records_per_unit: StrictInt = Field(
+        1, ge=1, le=1024, description="Most records of one person that count (unit = person)."
+    )
+    nominal_units: StrictInt = Field(
+        ge=1, description="A public round figure for the units of one site; never its true count."
+    )
+    batch: _Positive = Field(description="Expected units in one step: the sampling rate times nominal_units.")
+    clip: _Positive = Field(1.0, description="Clipping norm of one unit's gradient (L2).")
+    noise_multiplier: _Positive | None = Field(
+        None, description="Noise standard deviation over clip; or give target_epsilon."
+    )
+    target_epsilon: _Positive | None = Field(
+        None, description="Epsilon of the whole plan; the noise is calibrated to it."
+    )
+    delta: Annotated[StrictFloat, Field(gt=0, lt=1)] = Field(1e-5, description="Of the figure by plan.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.noise_multiplier is None) == (self.target_epsilon is None):
+            raise ValueError("give one of noise_multiplier and target_epsilon")
+        if self.batch > self.nominal_units:
+            raise ValueError("batch is at most nominal_units")
+        return self
+
+
+class DeadlineSection(Section):
+    """`[deadlines]`: how long is waited for; sites that are later are listed as dropped."""
+
+    training_s: StrictInt = Field(3600, ge=1, le=7 * 86_400, description="For training in one round.")
+    phase_s: StrictInt = Field(60, ge=1, le=3600, description="For one phase of the secure sum.")
+    upload_idle_s: StrictInt = Field(30, ge=1, le=3600, description="For an upload that makes no progress.")
+
+
+class JobFile(Section):
+    """`JOB.toml`."""
+
+    name: StrictStr = Field(description="The job's name: lower-case letters, digits, inner hyphens.")
+    rounds: StrictInt = Field(ge=1, le=100_000, description="Rounds that publish a result.")
+    spare_rounds: StrictInt = Field(
+        0, ge=0, le=1000, description="Rounds that may be trained again after an abort; charged again."
+    )
+    min_cohort: StrictInt = Field(3, ge=3, description="Fewest sites whose sum may be opened.")
+    bits: StrictInt = Field(16, ge=2, le=24, description="Fixed-point bits of one number.")
+    non_private: bool = Field(
+        False,
+        description="true: train WITHOUT differential privacy; sites refuse unless their policy allows.",
+    )
+    vector: VectorSection | None = Field(None, description="A job of kind vector has this section.")
+    training: TrainingSection | None = Field(None, description="A job of kind train has this section.")
+    privacy: PrivacySection | None = Field(None, description="Differential privacy of a job of kind train.")
+    deadlines: DeadlineSection = Field(default_factory=DeadlineSection, description="How long is waited for.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.vector is None) == (self.training is None):
+            raise ValueError("a job has one of the sections [vector] and [training]")
+        if self.vector is not None and self.privacy is not None:
+            raise ValueError("a vector job trains nothing, so it has no [privacy] section")
+        if self.training is not None and (self.privacy is None) != self.non_private:
+            raise ValueError("a training job has a [privacy] section, or says non_private = true")
+        return self

@@ -1,0 +1,1 @@
+"""Primitives: bytes in, bytes out, over pyca/cryptography; no protocol."""

@@ -1,0 +1,261 @@
+"""The figure: events to epsilon at delta, by privacy loss distributions, cross-checked by Rényi bounds.
+
+The composed privacy loss distribution (PLD) is a claim about events that were all fixed in
+advance (a signed plan, spare rounds included). Across plans that were chosen after outputs were
+seen only `Figure.epsilon_filter` is one; see `rdp`. Whatever goes wrong inside an accountant
+means refuse.
+
+dp_accounting is loaded when a figure is first asked for, never on import.
+
+Sources: Doroshenko et al. 2022, arXiv:2207.04380 (connect the dots); Koskela et al. 2020,
+arXiv:1906.03049 (composition by Fourier transform).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+from secfed import __version__
+from secfed.errors import LedgerError, SecfedError
+from secfed.privacy.events import Event, Relation
+from secfed.privacy.rdp import Mechanism, Meter, Tally, tally
+
+__all__ = [
+    "CURVE_POINTS",
+    "Figure",
+    "Running",
+    "curve",
+    "epsilon",
+    "finite",
+    "round_down",
+    "round_up",
+    "running",
+]
+
+CURVE_POINTS = 20
+"""Most points of a curve that are worked out by PLD; between them a bound stands."""
+
+_INTERVAL = 1e-4
+"""Discretisation of the privacy loss."""
+
+_MIXTURE_INTERVAL = 1e-3
+"""The same where several sampled records of one unit make each point slow; coarser rounds up more."""
+
+_PLD_MAX = 200.0
+"""Above this Rényi epsilon the PLD's arrays grow without use, and the Rényi bound is the figure."""
+
+_AGREEMENT = 1e-3
+"""How far, relative and absolute, a PLD may exceed the Rényi bound before one of them must be wrong."""
+
+_SMALLEST = Decimal("0.001")
+"""Last printed digit of an epsilon, and the least that any release costs."""
+
+Composition = tuple[tuple[Mechanism, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Epsilon of a list of events at one delta; infinite as soon as one of them was non-private.
+
+    Attributes:
+        epsilon: The claim for a plan fixed in advance, rounded up to 3 decimals.
+        delta: As asked.
+        accountant: Which method gave `epsilon`; `accountant_version` that of its library.
+        relation: Neighbouring relation; None if no event has one.
+        epsilon_rdp: Rényi bound at its best order, the cross-check, rounded up.
+        epsilon_filter: What the gate holds against a cap, rounded up.
+    """
+
+    epsilon: float
+    delta: float
+    accountant: str
+    accountant_version: str
+    relation: Relation | None
+    epsilon_rdp: float
+    epsilon_filter: float
+
+    def to_json(self) -> dict[str, object]:
+        """JSON object; an infinite figure is null, and `reason` says why."""
+        infinite = math.isinf(self.epsilon)
+        return {
+            "epsilon": finite(self.epsilon),
+            "delta": self.delta,
+            "accountant": self.accountant,
+            "accountant_version": self.accountant_version,
+            "relation": self.relation,
+            "epsilon_rdp": finite(self.epsilon_rdp),
+            "epsilon_filter": finite(self.epsilon_filter),
+            "reason": "a release was not private: epsilon is infinite" if infinite else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Epsilon after one of a row of events; `exact` is False where a bound stands for the PLD."""
+
+    epsilon: float
+    exact: bool
+
+
+def epsilon(events: Iterable[Event], delta: float, relation: Relation | None = None) -> Figure:
+    """Account for events that were fixed in advance.
+
+    Args:
+        events: In any order; equal mechanisms are composed together.
+        delta: In (0, 1).
+        relation: Account under this relation instead of the events' own.
+
+    Raises:
+        LedgerError: An event without a bound, events without a common figure, a delta out of
+            range, or any failure of an accountant.
+    """
+    listed = tuple(events)
+    tallied = tally(listed, relation)
+    by_filter = _metered(Meter(delta, relation=relation), listed)
+    bound = _metered(Meter(delta, fixed_in_advance=True, relation=relation), listed)
+    exact, accountant, version = _claim(tallied, bound, delta)
+    return Figure(
+        epsilon=exact,
+        delta=delta,
+        accountant=accountant,
+        accountant_version=version,
+        relation=next((mechanism.relation for mechanism in tallied.counts), None),
+        epsilon_rdp=_figure(bound, tallied),
+        epsilon_filter=_figure(by_filter, tallied),
+    )
+
+
+def curve(events: Iterable[Event], deltas: Sequence[float]) -> tuple[float, ...]:
+    """Epsilon of the same events at several deltas, each rounded up to 3 decimals; errors as `epsilon`."""
+    listed = tuple(events)
+    tallied = tally(listed)
+    return tuple(
+        _claim(tallied, _metered(Meter(delta, fixed_in_advance=True), listed), delta)[0] for delta in deltas
+    )
+
+
+def running(events: Sequence[Event], delta: float) -> tuple[Running, ...]:
+    """Epsilon after the first event, the first two, and so on.
+
+    At most `CURVE_POINTS` of them, the last always included, are PLD figures. Any other is the smaller of
+    the Rényi bound and the next PLD figure, both of which are true; so the row never falls.
+
+    Raises:
+        LedgerError: As `epsilon`.
+    """
+    count = len(events)
+    points = min(count, CURVE_POINTS)
+    anchors = {round((place + 1) * count / points) - 1 for place in range(points)}
+    meter = Meter(delta, fixed_in_advance=True)
+    row: list[Running] = []
+    for last, event in enumerate(events):
+        meter.add(event)
+        if last in anchors:
+            exact = _claim(tally(events[: last + 1]), meter.epsilon, delta)[0]
+            row.append(Running(exact, exact=True))
+        else:
+            row.append(Running(round_up(meter.epsilon), exact=False))
+    following = math.inf
+    for place in reversed(range(count)):
+        if row[place].exact:
+            following = row[place].epsilon
+        else:
+            row[place] = Running(min(row[place].epsilon, following), exact=False)
+    return tuple(row)
+
+
+def round_up(value: float) -> float:
+    """To 3 decimals, upwards: what is spent."""
+    return value if math.isinf(value) else float(Decimal(value).quantize(_SMALLEST, ROUND_CEILING))
+
+
+def round_down(value: float) -> float:
+    """To 3 decimals, downwards: what remains."""
+    return value if math.isinf(value) else float(Decimal(value).quantize(_SMALLEST, ROUND_FLOOR))
+
+
+def finite(value: float) -> float | None:
+    """The value for JSON, which has no infinity."""
+    return None if math.isinf(value) else value
+
+
+def _claim(tallied: Tally, bound: float, delta: float) -> tuple[float, str, str]:
+    """Epsilon, and the method and version that gave it."""
+    if tallied.non_private:
+        return math.inf, "none", ""
+    if bound > _PLD_MAX:
+        return _figure(bound, tallied), "RDP", f"secfed {__version__}"
+    try:
+        version = _library_version()
+        exact = _pld_epsilon(tuple(tallied.counts.items()), delta)
+    except SecfedError:
+        raise
+    except Exception as failure:
+        raise LedgerError(f"the accountant failed, so nothing is charged: {failure}") from failure
+    if not 0 <= exact <= bound * (1 + _AGREEMENT) + _AGREEMENT:
+        raise LedgerError(f"accountants disagree (PLD {exact}, Rényi bound {bound}), so nothing is charged")
+    return _figure(exact, tallied), "PLD", version
+
+
+def _metered(meter: Meter, events: Iterable[Event]) -> float:
+    for event in events:
+        meter.add(event)
+    return meter.epsilon
+
+
+def _figure(value: float, tallied: Tally) -> float:
+    """Rounded up; zero only where nothing was released."""
+    return max(round_up(value), float(_SMALLEST)) if tallied.counts or tallied.non_private else 0.0
+
+
+@lru_cache(maxsize=1)
+def _library_version() -> str:
+    return f"dp-accounting {metadata.version('dp-accounting')}"
+
+
+@lru_cache(maxsize=4096)
+def _pld_epsilon(composition: Composition, delta: float) -> float:
+    return float(_composed(composition).get_epsilon_for_delta(delta)) if composition else 0.0
+
+
+@lru_cache(maxsize=8)
+def _composed(composition: Composition) -> Any:
+    """The privacy loss distribution of all releases together."""
+    slow = any(mechanism.records > 1 for mechanism, _ in composition)
+    interval = _MIXTURE_INTERVAL if slow else _INTERVAL
+    first, *rest = (_single(mechanism, interval).self_compose(count) for mechanism, count in composition)
+    for other in rest:
+        first = first.compose(other)
+    return first
+
+
+@lru_cache(maxsize=16)
+def _single(mechanism: Mechanism, interval: float) -> Any:
+    """The privacy loss distribution of one release; pessimistic, so rounded up."""
+    from dp_accounting import NeighboringRelation
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    if mechanism.records > 1:
+        drawn = range(mechanism.records + 1)
+        return pld.from_mixture_gaussian_mechanism(
+            mechanism.noise,
+            sensitivities=[float(count) for count in drawn],
+            sampling_probs=[math.exp(mechanism.log_probability(count)) for count in drawn],
+            value_discretization_interval=interval,
+        )
+    relations = {
+        "add-remove": NeighboringRelation.ADD_OR_REMOVE_ONE,
+        "replace-one": NeighboringRelation.REPLACE_ONE,
+    }
+    return pld.from_gaussian_mechanism(
+        mechanism.noise,
+        value_discretization_interval=interval,
+        sampling_prob=mechanism.q,
+        neighboring_relation=relations[mechanism.relation],
+    )

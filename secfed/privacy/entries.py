@@ -1,0 +1,321 @@
+"""What may stand in a ledger, one frozen class an entry, and its exact text.
+
+Reading is strict, and the inverse of writing. Which entry may follow which is `book`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from types import NoneType
+from typing import Any, TypeAlias, cast, get_args
+
+from secfed.errors import LedgerError
+from secfed.ids import SITE_PATTERN, ClientId, Digest, JobId
+from secfed.privacy import events
+from secfed.privacy.events import Event, Relation, Unit
+from secfed.privacy.rdp import FILTER_ORDERS
+from secfed.store.jsontext import Json
+
+__all__ = [
+    "PUBLIC_N_MAX",
+    "Body",
+    "Budget",
+    "LedgerEntry",
+    "Opening",
+    "Reserved",
+    "Sent",
+    "Voided",
+    "read_body",
+    "write_body",
+]
+
+PUBLIC_N_MAX = 10**10
+"""Most units that a site may state: a default delta must still fit into decimal text."""
+
+Body: TypeAlias = Mapping[str, Json]
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
+_ROUND_MAX = 10**6
+_NUMBER_MAX = 2**63 - 1
+_REASON_MAX = 200
+"""Longest reason, in characters; printable, so that it cannot disturb a terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """All that may ever be spent on one data set; decimal text, so that it is exact.
+
+    Attributes:
+        epsilon: The cap.
+        delta: For the whole budget; below 1 / public_n.
+        public_n: The site's own public statement of how many units it has at least; never the count.
+    """
+
+    epsilon: str
+    delta: str
+    public_n: int
+
+    def __post_init__(self) -> None:
+        events.check_positive_decimal("budget.epsilon", self.epsilon)
+        events.check_positive_decimal("budget.delta", self.delta)
+        events.check_whole("public_n", self.public_n, PUBLIC_N_MAX)
+        if Decimal(self.delta) * self.public_n >= 1:
+            raise LedgerError(
+                "budget.delta must be below 1 / public_n: above it, publishing one unit is allowed"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """First entry: whose data this is about, and what was promised.
+
+    Attributes:
+        ledger: 32 random bytes in hexadecimal, made once; never computed from the data.
+        budget: None only for a scratch ledger, which takes non-private releases and nothing else.
+        records_per_unit: k of the data set; no event may count on more.
+        filter_orders: Orders of the gate, fixed before anything is spent.
+        at: UTC, to the second.
+    """
+
+    ledger: str
+    site: ClientId
+    unit: Unit
+    records_per_unit: int
+    relation: Relation
+    budget: Budget | None
+    at: str
+    filter_orders: tuple[int, ...] = FILTER_ORDERS
+
+    def __post_init__(self) -> None:
+        _matches("ledger", self.ledger, _HEX)
+        _matches("site", self.site, SITE_PATTERN)
+        events.check_one_of("unit", self.unit, get_args(Unit))
+        events.check_whole("records_per_unit", self.records_per_unit, 1024)
+        events.check_one_of("relation", self.relation, get_args(Relation))
+        _matches("at", self.at, _TIME)
+        orders = self.filter_orders
+        if not 1 <= len(orders) <= 32 or list(orders) != sorted(set(orders)) or orders[0] < 2:
+            raise LedgerError("filter_orders must be 1 to 32 rising whole numbers from 2")
+        for order in orders:
+            events.check_whole("filter_orders", order, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A charge: durable before the first private batch is drawn. Its entry's number is its name."""
+
+    job: JobId
+    round: int
+    event: Event
+    plan: Digest
+    at: str
+
+    def __post_init__(self) -> None:
+        _matches("job", self.job, SITE_PATTERN)
+        events.check_whole("round", self.round, _ROUND_MAX)
+        _matches("at", self.at, _TIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Durable before the first masked byte of an attempt leaves.
+
+    Attributes:
+        reservation: Number of the entry that reserved it.
+        contribution: Keyed digest of the contribution, which is made once for each sum of a round.
+    """
+
+    reservation: int
+    job: JobId
+    round: int
+    sum_index: int
+    attempt: int
+    contribution: Digest
+    at: str
+
+    def __post_init__(self) -> None:
+        _natural("reservation", self.reservation)
+        _natural("sum", self.sum_index)
+        _natural("attempt", self.attempt)
+        _matches("at", self.at, _TIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Voided:
+    """A reservation under which nothing that depends on data left the site."""
+
+    reservation: int
+    job: JobId
+    round: int
+    reason: str
+    at: str
+
+    def __post_init__(self) -> None:
+        _natural("reservation", self.reservation)
+        if not 0 < len(self.reason) <= _REASON_MAX or not self.reason.isprintable():
+            raise LedgerError(f"reason must be one printable line of at most {_REASON_MAX} characters")
+        _matches("at", self.at, _TIME)
+
+
+LedgerEntry: TypeAlias = Opening | Reserved | Sent | Voided
+
+
+def write_body(entry: LedgerEntry) -> Body:
+    """The entry as a journal's body; `read_body` gives the same entry back."""
+    match entry:
+        case Opening(budget=budget):
+            terms: Body | None = None
+            if budget is not None:
+                terms = {"epsilon": budget.epsilon, "delta": budget.delta, "public_n": budget.public_n}
+            return {
+                "type": "open",
+                "ledger": entry.ledger,
+                "site": entry.site,
+                "unit": entry.unit,
+                "records_per_unit": entry.records_per_unit,
+                "relation": entry.relation,
+                "budget": terms,
+                "filter_orders": list(entry.filter_orders),
+                "at": entry.at,
+            }
+        case Reserved():
+            return {
+                "type": "reserve",
+                "job": entry.job,
+                "round": entry.round,
+                "event": cast(Body, events.to_json(entry.event)),
+                "plan": entry.plan.hex(),
+                "at": entry.at,
+            }
+        case Sent():
+            return {
+                "type": "sent",
+                "reservation": entry.reservation,
+                "job": entry.job,
+                "round": entry.round,
+                "sum": entry.sum_index,
+                "attempt": entry.attempt,
+                "contribution": entry.contribution.hex(),
+                "at": entry.at,
+            }
+        case Voided():
+            return {
+                "type": "void",
+                "reservation": entry.reservation,
+                "job": entry.job,
+                "round": entry.round,
+                "reason": entry.reason,
+                "at": entry.at,
+            }
+
+
+def read_body(body: Body) -> LedgerEntry:
+    """Read an entry strictly.
+
+    Raises:
+        LedgerError: An unknown entry, a missing or unknown field, a wrong type or range.
+    """
+    entry: LedgerEntry
+    fields = _Fields(body)
+    match body.get("type"):
+        case "open":
+            orders = fields.take("filter_orders", list)
+            entry = Opening(
+                ledger=fields.text("ledger"),
+                site=ClientId(fields.text("site")),
+                unit=cast(Unit, fields.text("unit")),
+                records_per_unit=fields.whole("records_per_unit"),
+                relation=cast(Relation, fields.text("relation")),
+                budget=_read_budget(fields.take("budget", Mapping, NoneType)),
+                filter_orders=tuple(orders),
+                at=fields.text("at"),
+            )
+        case "reserve":
+            entry = Reserved(
+                job=JobId(fields.text("job")),
+                round=fields.whole("round"),
+                event=events.from_json(fields.take("event", Mapping)),
+                plan=fields.digest("plan"),
+                at=fields.text("at"),
+            )
+        case "sent":
+            entry = Sent(
+                reservation=fields.whole("reservation"),
+                job=JobId(fields.text("job")),
+                round=fields.whole("round"),
+                sum_index=fields.whole("sum"),
+                attempt=fields.whole("attempt"),
+                contribution=fields.digest("contribution"),
+                at=fields.text("at"),
+            )
+        case "void":
+            entry = Voided(
+                reservation=fields.whole("reservation"),
+                job=JobId(fields.text("job")),
+                round=fields.whole("round"),
+                reason=fields.text("reason"),
+                at=fields.text("at"),
+            )
+        case unknown:
+            raise LedgerError(f"unknown ledger entry {unknown!r}")
+    fields.finish({"type"})
+    return entry
+
+
+def _read_budget(terms: Body | None) -> Budget | None:
+    if terms is None:
+        return None
+    fields = _Fields(terms)
+    budget = Budget(fields.text("epsilon"), fields.text("delta"), fields.whole("public_n"))
+    fields.finish(set())
+    return budget
+
+
+class _Fields:
+    """Takes a body's fields by name and type, and knows which were left over."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._taken: set[str] = set()
+
+    def take(self, name: str, *types: type) -> Any:
+        """The field's value, if it has exactly one of the types."""
+        self._taken.add(name)
+        value = self._body.get(name)
+        if name not in self._body or isinstance(value, bool) or not isinstance(value, types):
+            raise LedgerError(f"field {name!r} is missing or of a wrong type")
+        return value
+
+    def text(self, name: str) -> str:
+        """A text field."""
+        return cast(str, self.take(name, str))
+
+    def whole(self, name: str) -> int:
+        """An integer field; its range is the entry's business."""
+        return cast(int, self.take(name, int))
+
+    def digest(self, name: str) -> Digest:
+        """32 bytes in lower-case hexadecimal."""
+        text = self.text(name)
+        _matches(name, text, _HEX)
+        return Digest(bytes.fromhex(text))
+
+    def finish(self, known: set[str]) -> None:
+        """Refuse fields that nobody took."""
+        unknown = set(self._body) - self._taken - known
+        if unknown:
+            raise LedgerError(f"unknown fields: {', '.join(sorted(unknown))}")
+
+
+def _matches(name: str, value: str, pattern: re.Pattern[str]) -> None:
+    if not pattern.fullmatch(value):
+        raise LedgerError(f"{name} has a wrong form")
+
+
+def _natural(name: str, value: int) -> None:
+    if not 0 <= value <= _NUMBER_MAX:
+        raise LedgerError(f"{name} is out of range")

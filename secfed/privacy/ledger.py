@@ -1,0 +1,340 @@
+"""A data set's ledger: what was charged to it, kept so that a crash can over-count but not under-count.
+
+The budget belongs to the data set and outlives models, jobs and processes, so the ledger lies
+beside the data, under an identity drawn once at random. Each call writes one entry that is durable
+before it returns: `reserve` before the first private batch is drawn, `mark_sent` before the first
+masked byte leaves. Entries are chained over their exact bytes and signed by the site's key.
+
+The file is its own record; a tail that was cut off is seen only against a head kept elsewhere
+(`expect`): the aggregator countersigns one in every round.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from secfed.crypto import signing
+from secfed.crypto.kdf import digest, lengthed
+from secfed.crypto.labels import Label
+from secfed.crypto.signing import SigningKey
+from secfed.errors import LedgerError
+from secfed.ids import ClientId, Digest, JobId, RoundId
+from secfed.privacy.book import Book, Charge, LedgerState
+from secfed.privacy.entries import (
+    Body,
+    Budget,
+    LedgerEntry,
+    Opening,
+    Reserved,
+    Sent,
+    Voided,
+    read_body,
+    write_body,
+)
+from secfed.privacy.events import Event, Relation, Unit
+from secfed.store import journal, jsontext
+from secfed.store.files import Barrier, no_barrier, storage_errors
+from secfed.store.journal import EMPTY, Head, Journal
+
+__all__ = ["Authorization", "Ledger", "Verdict", "verify"]
+
+_IDENTITY_BYTES = 32
+"""Length of a ledger's random identity: never two alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """Leave to charge one event, given by `budget.authorize` for one exact state of the ledger.
+
+    Attributes:
+        event: What may be charged, once.
+        head: The ledger's head when it was given; of no use once that moved on.
+        after: Epsilon of the filter with it.
+    """
+
+    event: Event
+    head: Head
+    after: float
+
+
+class Ledger:
+    """An open ledger: one process, one writer. Made by `create` or `open`; close it, or use `with`."""
+
+    def __init__(self, chain: Journal, book: Book, now: Callable[[], datetime]) -> None:
+        """Take over an open journal and the book of its entries."""
+        self._journal = chain
+        self._book = book
+        self._now = now
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        key: SigningKey,
+        site: ClientId,
+        unit: Unit,
+        records_per_unit: int,
+        relation: Relation,
+        budget: Budget | None,
+        entropy: Callable[[int], bytes] = os.urandom,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        barrier: Barrier = no_barrier,
+    ) -> Ledger:
+        """Open a new ledger for a data set that has none.
+
+        Args:
+            path: Beside the data; its directory exists.
+            key: The site's signing key.
+            budget: Fixed here for good; None for a scratch ledger of vector jobs.
+
+        Raises:
+            LedgerError: A ledger is already there, or a value is out of range.
+            LockedError: Another process has it open.
+        """
+        opening = Opening(
+            ledger=entropy(_IDENTITY_BYTES).hex(),
+            site=site,
+            unit=unit,
+            records_per_unit=records_per_unit,
+            relation=relation,
+            budget=budget,
+            at=_stamp(now),
+        )
+        chain = _journal(path, key, None, barrier)
+        try:
+            if chain.head.count:
+                raise LedgerError(
+                    f"{path}: this data set has a ledger already",
+                    hint="A data set has one budget for good: use the ledger that is there.",
+                )
+            ledger = cls(chain, Book(), now)
+            ledger._write(opening)
+        except BaseException:
+            chain.close()
+            raise
+        return ledger
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        key: SigningKey,
+        expect: Head | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        barrier: Barrier = no_barrier,
+    ) -> Ledger:
+        """Open a ledger that is there, after verifying all of it.
+
+        Args:
+            expect: A head that is known from elsewhere and must stand in the file.
+
+        Raises:
+            LedgerError: Missing, damaged, cut, signed by another key, or against the rules.
+            LockedError: Another process has it open.
+        """
+        if not path.exists():
+            raise LedgerError(f"{path}: there is no ledger", hint="Restore it from its backup.")
+        chain = _journal(path, key, expect, barrier)
+        try:
+            book = Book()
+            for entry in chain.entries():
+                _apply(book, path, entry.seq, entry.body)
+            if book.opening is None:
+                raise LedgerError(f"{path}: the ledger has no entry: it was never opened")
+        except BaseException:
+            chain.close()
+            raise
+        return cls(chain, book, now)
+
+    @property
+    def state(self) -> LedgerState:
+        """A snapshot; it costs time linear in the charges."""
+        return self._book.state(self._journal.head)
+
+    @property
+    def head(self) -> Head:
+        """Count and digest of the last entry: goes out with every hello."""
+        return self._journal.head
+
+    def reserve(self, job: JobId, round_number: int, plan: Digest, authorization: Authorization) -> Charge:
+        """Charge an authorized event; durable when this returns, and only now may data be touched.
+
+        A round that is trained again is a new reservation, and is charged again.
+
+        Raises:
+            LedgerError: The authorization is for another state of the ledger, or the entry cannot be written.
+        """
+        if authorization.head != self.head:
+            raise LedgerError("the ledger moved on since this charge was authorized", hint="Authorize again.")
+        reserved = Reserved(job, round_number, authorization.event, plan, _stamp(self._now))
+        return Charge(self._write(reserved), reserved)
+
+    def resume(self, job: JobId, round_number: int, plan: Digest, event: Event) -> Charge:
+        """The reservation under which a contribution that still exists was made; charges nothing.
+
+        Only a caller that holds this contribution may go on under it; whoever trains again reserves again.
+
+        Raises:
+            LedgerError: No reservation of this round stands, or it was made for another plan or event.
+        """
+        charge = self._book.latest(job, round_number)
+        if charge is None:
+            raise LedgerError(f"nothing is reserved for round {round_number} of {job}")
+        if (charge.reserved.plan, charge.reserved.event) != (plan, event):
+            raise LedgerError(f"round {round_number} of {job} was reserved for another plan or event")
+        return charge
+
+    def mark_sent(self, sum_id: RoundId, attempt: int, contribution: Digest) -> None:
+        """Note that a contribution is about to leave; durable when this returns, and only now may it.
+
+        Saying the same thing again writes nothing.
+
+        Args:
+            contribution: Keyed digest of the exact contribution, so that nothing else goes out under it.
+
+        Raises:
+            LedgerError: Nothing is reserved, or another contribution went out under the reservation.
+        """
+        charge = self._book.latest(sum_id.job, sum_id.round)
+        if charge is None:
+            raise LedgerError(f"nothing is reserved for round {sum_id.round} of {sum_id.job}")
+        for sent in charge.sent:
+            if (sent.sum_index, sent.attempt, sent.contribution) == (sum_id.sum_index, attempt, contribution):
+                return
+        stamp = _stamp(self._now)
+        self._write(
+            Sent(charge.number, sum_id.job, sum_id.round, sum_id.sum_index, attempt, contribution, stamp)
+        )
+
+    def void(self, charge: Charge, reason: str) -> None:
+        """Take a charge back, because nothing that depends on data left the site.
+
+        Raises:
+            LedgerError: Something was sent under it, or it was voided before.
+        """
+        reserved = charge.reserved
+        self._write(Voided(charge.number, reserved.job, reserved.round, reason, _stamp(self._now)))
+
+    def close(self) -> None:
+        """Release the file and its lock; a second call does nothing."""
+        self._journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, entry: LedgerEntry) -> int:
+        """Check, write durably, then take in; the entry's number."""
+        self._book.check(entry)
+        number = self._journal.append(write_body(entry)).seq
+        self._book.apply(number, entry)
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verification of a ledger's file found.
+
+    Attributes:
+        path: The file.
+        state: What stands in the sound part; None if not even the opening does.
+        head: Where the sound part ends.
+        fault: The first thing that is wrong, naming the entry; None if all is well.
+        torn_bytes: Length of a last line that a crash cut short; it was never acknowledged.
+        countersigned: Whether a head known elsewhere was held against it; without one a cut tail is not seen.
+    """
+
+    path: Path
+    state: LedgerState | None
+    head: Head
+    fault: str | None
+    torn_bytes: int
+    countersigned: bool
+
+
+def verify(path: Path, public: bytes, *, expect: Head | None = None) -> Verdict:
+    """Judge a ledger without changing or locking it; its site may be using it.
+
+    Args:
+        public: The site's public signing key, 32 bytes.
+        expect: A head known elsewhere, such as a countersigned one.
+
+    Raises:
+        StorageError: The file cannot be read.
+    """
+    report = journal.verify(path, digest=_line_digest, verifier=_verifier(public), expect=expect)
+    book, head = Book(), EMPTY
+    fault = None if report.fault is None else str(report.fault)
+    try:
+        for entry_head, body in _sound(path, report.head):
+            _apply(book, path, entry_head.count - 1, body)
+            head = entry_head
+    except LedgerError as broken:
+        fault = str(broken)
+    if head.count == 0 and fault is None:
+        fault = "the ledger has no entry: it was never opened"
+    state = None if book.opening is None else book.state(head)
+    return Verdict(path, state, head, fault, report.torn_bytes, expect is not None)
+
+
+def _sound(path: Path, end: Head) -> Iterator[tuple[Head, Body]]:
+    """The entries that a verification found sound, each with the head it makes."""
+    head = EMPTY
+    with storage_errors(path), path.open("rb") as file:
+        while head.count < end.count:
+            line = file.readline().removesuffix(b"\n")
+            head = Head(head.count + 1, _line_digest(line))
+            entry = jsontext.parse(line)
+            body = entry.get("body") if isinstance(entry, Mapping) else None
+            if not isinstance(body, Mapping):
+                break
+            yield head, body
+    if head != end:
+        raise LedgerError(f"{path}: the file changed while it was verified")
+
+
+def _apply(book: Book, path: Path, number: int, body: Body) -> None:
+    try:
+        book.apply(number, read_body(body))
+    except LedgerError as broken:
+        raise LedgerError(f"{path}: entry {number}: {broken}") from broken
+
+
+def _journal(path: Path, key: SigningKey, expect: Head | None, barrier: Barrier) -> Journal:
+    return Journal(
+        path,
+        digest=_line_digest,
+        signer=lambda line: key.sign(_signed(line)),
+        verifier=_verifier(key.public),
+        expect=expect,
+        barrier=barrier,
+        error=LedgerError,
+    )
+
+
+def _line_digest(line: bytes) -> Digest:
+    return digest(Label.JOURNAL_ENTRY, line)
+
+
+def _signed(line: bytes) -> bytes:
+    return lengthed(Label.SIGN_LEDGER.value, line)
+
+
+def _verifier(public: bytes) -> Callable[[bytes, bytes], bool]:
+    return lambda line, signature: signing.verify(public, _signed(line), signature)
+
+
+def _stamp(now: Callable[[], datetime]) -> str:
+    return now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

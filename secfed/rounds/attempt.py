@@ -1,0 +1,287 @@
+"""One attempt under way: the session of the secure sum with its deadlines and its uploads.
+
+The session decides what is right; this adds time. A member that does not answer within a phase,
+or whose upload stands still, is dropped with that reason. An answer that comes again after a
+lost reply changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from secfed.crypto.labels import PROTOCOL_VERSION, SUITE, Label
+from secfed.encoding.fixedpoint import word_bits
+from secfed.errors import PeerError, UnexpectedMessageError
+from secfed.identity import roster as rosters
+from secfed.identity.signed import Signed
+from secfed.ids import NO_DIGEST, ClientId, Digest, MemberIndex
+from secfed.rounds.house import House
+from secfed.rounds.jobs import Job, JobBook
+from secfed.rounds.plan import Deadlines
+from secfed.rounds.proposal import RoundProposal, vector_words
+from secfed.secagg.aggregator import AggregatorSession
+from secfed.secagg.manifest import Manifest, manifest_context
+from secfed.secagg.messages import Phase, Reply, Request
+from secfed.secagg.params import Params
+from secfed.secagg.record import AggregatorRecord
+from secfed.store.spool import SpoolWriter
+
+__all__ = ["LiveAttempt", "SpoolUploads", "Upload", "open_attempt", "params_for", "restore_attempt", "upload_name"]
+
+
+def upload_name(h: Digest, member: MemberIndex) -> str:
+    """A masked vector's name in the spool."""
+    return f"{h.hex()}-{member:04}"
+
+
+class SpoolUploads:
+    """The `Uploads` port over the spool."""
+
+    def __init__(self, house: House) -> None:
+        self._spool = house.spool
+
+    def read(self, h: Digest, member: MemberIndex) -> bytes:
+        """The packed bytes, as they were acknowledged."""
+        with self._spool.open(upload_name(h, member)) as file:
+            return file.read()
+
+
+def params_for(house: House, job: Job, clients: int) -> Params:
+    """The thresholds of a cohort of this size under roster and plan.
+
+    Raises:
+        InfeasibleCohortError: Too small or too large to be defended.
+    """
+    roster, plan = house.roster(), job.plan
+    floor = max(roster.min_cohort, plan.min_cohort)
+    return Params.complete(clients, roster.corrupt, min_cohort=floor, survivors_min=plan.survivors_min)
+
+
+def open_attempt(
+    house: House, book: JobBook, job: Job, proposal: RoundProposal, cohort: tuple[ClientId, ...], number: int
+) -> AggregatorSession:
+    """Freeze a cohort: sign its manifest, and burn the attempt's number before anybody sees it."""
+    roster, plan = house.roster(), job.plan
+    params = params_for(house, job, len(cohort))
+    last = job.last_published
+    manifest = Manifest(
+        protocol=PROTOCOL_VERSION,
+        suite=SUITE,
+        federation=roster.federation,
+        roster=roster.digest,
+        job=job.id,
+        job_plan=job.proposal.digest,
+        round_plan=proposal.digest,
+        round=proposal.plan.round,
+        sum_index=0,
+        attempt=number,
+        cohort=cohort,
+        corrupt=roster.corrupt,
+        layout=plan.layout.digest,
+        length=vector_words(plan),
+        word_bits=word_bits(len(cohort), plan.bits),
+        base=proposal.base,
+        previous_round=0 if last is None else last.round,
+        previous=NO_DIGEST if last is None else last.transcript,
+    )
+    signed = house.sign(Label.SIGN_MANIFEST, house.codec.encode(manifest), context=manifest_context(manifest))
+    book.keep_roster(roster.digest, roster.text)
+    record = AggregatorRecord(house.decisions)
+    record.open_attempt(manifest.round_id, number, signed.statement)
+    members = house.clients()
+    return AggregatorSession(
+        signed,
+        params,
+        members={site: members[site] for site in cohort},
+        codec=house.codec,
+        record=record,
+        uploads=SpoolUploads(house),
+    )
+
+
+def restore_attempt(house: House, book: JobBook, job: Job, statement: bytes) -> AggregatorSession:
+    """An attempt that was opened before a restart, under the roster that its manifest names.
+
+    The manifest's signature is made again: Ed25519 gives the same bytes.
+    """
+    manifest = house.codec.decode(Manifest, statement)
+    roster = rosters.verify(book.kept_roster(manifest.roster), house.roster_key)
+    floor = max(roster.min_cohort, job.plan.min_cohort)
+    params = Params.complete(
+        len(manifest.cohort), manifest.corrupt, min_cohort=floor, survivors_min=job.plan.survivors_min
+    )
+    return AggregatorSession(
+        house.sign(Label.SIGN_MANIFEST, statement, context=manifest_context(manifest)),
+        params,
+        members={site: roster.member(site).identity_key for site in manifest.cohort},
+        codec=house.codec,
+        record=AggregatorRecord(house.decisions),
+        uploads=SpoolUploads(house),
+    )
+
+
+class Upload:
+    """One masked vector coming in. `write` and `commit` may run on another thread; one thread at a time."""
+
+    def __init__(
+        self, writer: SpoolWriter, site: ClientId, h: Digest, member: MemberIndex, statement: Signed, size: int
+    ) -> None:
+        self.site, self.h, self.member, self.statement = site, h, member, statement
+        self.size_bytes = size
+        self._writer, self._hash = writer, hashlib.sha256()
+
+    @property
+    def sha256(self) -> bytes:
+        """Digest of what was written."""
+        return self._hash.digest()
+
+    def write(self, piece: bytes) -> None:
+        """Append a piece.
+
+        Raises:
+            StorageError: The disk refuses it.
+        """
+        self._writer.write(piece)
+        self._hash.update(piece)
+
+    def commit(self) -> None:
+        """Make the whole durable; only now may it be acknowledged."""
+        self._writer.commit()
+
+    def abort(self) -> None:
+        """Drop what was not committed."""
+        self._writer.abort()
+
+
+class LiveAttempt:
+    """An attempt with its clock.
+
+    Every method that moves it may raise `AttemptVoidError` or `RoundAbortedError`: the attempt,
+    or the round, is then over.
+    """
+
+    def __init__(self, house: House, session: AggregatorSession, deadlines: Deadlines) -> None:
+        self._house, self._deadlines = house, deadlines
+        self.session = session
+        self.opened = house.clock.monotonic()
+        self.masked = False
+        """Whether members were asked for their vectors, so that these may have left."""
+        self._replies: dict[MemberIndex, Reply] = {}
+        self._progress: dict[MemberIndex, float] = {}
+        self._phase: Phase | None = None
+        self._entered = self.opened
+        self._follow()
+
+    @property
+    def h(self) -> Digest:
+        """The attempt's digest."""
+        return self.session.h
+
+    @property
+    def number(self) -> int:
+        """The attempt's number."""
+        return self.session.manifest.attempt
+
+    @property
+    def cohort(self) -> tuple[ClientId, ...]:
+        """Its members."""
+        return self.session.manifest.cohort
+
+    def ask(self, site: ClientId) -> Request | None:
+        """What this site owes now."""
+        return self.session.ask(self.session.manifest.index_of(site)) if site in self.cohort else None
+
+    # -- what members say ----------------------------------------------------------------------
+
+    def answer(self, site: ClientId, reply: Reply) -> None:
+        """Take a reply; one that breaks a rule drops its sender with that reason."""
+        member = self.session.manifest.index_of(site)
+        if self._replies.get(member) == reply:
+            return  # said again: the acknowledgement was lost
+        try:
+            self.session.receive(member, reply)
+        except UnexpectedMessageError as error:
+            if error.culprits:
+                self.lose(site, str(error))
+        except PeerError as error:
+            self.lose(site, str(error))
+        else:
+            self._replies[member] = reply
+        self._follow()
+
+    def lose(self, site: ClientId, reason: str) -> None:
+        """A member is gone, revoked, or has refused; strangers are ignored."""
+        if site not in self.cohort:
+            return
+        before = self.session.dropped
+        self.session.drop(self.session.manifest.index_of(site), reason)
+        if self.session.dropped != before:
+            self._house.observer.note("dropped", job=self.session.manifest.job, site=site, reason=reason)
+        self._follow()
+
+    # -- uploads -------------------------------------------------------------------------------
+
+    def begin_upload(self, site: ClientId, statement: Signed) -> Upload | None:
+        """Accept the first frame of a masked vector; None if nothing is owed (any more).
+
+        Raises:
+            PeerError: The statement is wrong; its sender is dropped.
+        """
+        member = self.session.manifest.index_of(site)
+        if not self.session.expects_upload(member):
+            return None
+        try:
+            masked = self.session.check_upload(member, statement)
+        except PeerError as error:
+            self.lose(site, str(error))
+            raise
+        self._progress[member] = self._house.clock.monotonic()
+        writer = self._house.spool.writer(upload_name(self.h, member))
+        return Upload(writer, site, self.h, member, statement, masked.size_bytes)
+
+    def progress(self, member: MemberIndex) -> None:
+        """A piece came in."""
+        self._progress[member] = self._house.clock.monotonic()
+
+    def finish_upload(self, upload: Upload) -> None:
+        """A committed vector; one that is not what its sender signed drops the sender."""
+        try:
+            self.session.receive_upload(upload.member, upload.statement, upload.sha256)
+        except PeerError as error:
+            self._house.spool.discard(upload_name(self.h, upload.member))
+            self.lose(upload.site, str(error))
+        self._follow()
+
+    # -- time ----------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float:
+        """When this phase ends at the latest if nothing more comes, monotonic seconds."""
+        ends = self._entered + self._deadlines.phase_s
+        if self.session.phase is Phase.MASK and self._progress:
+            ends = max(ends, max(self._progress.values()) + self._deadlines.upload_idle_s)
+        return ends
+
+    def tick(self, now: float) -> None:
+        """Drop who is late."""
+        for site in self.session.waiting_for:
+            reason = self._late(self.session.manifest.index_of(site), now)
+            if reason is not None and site in self.session.waiting_for:
+                self.lose(site, reason)
+
+    def _late(self, member: MemberIndex, now: float) -> str | None:
+        if now < self._entered + self._deadlines.phase_s:
+            return None
+        moved = self._progress.get(member)
+        if self.session.phase is Phase.MASK and moved is not None:
+            idle = self._deadlines.upload_idle_s
+            return f"upload timeout {idle} s" if now >= moved + idle else None
+        return f"no answer in phase {self.session.phase.value} within {self._deadlines.phase_s} s"
+
+    def _follow(self) -> None:
+        """Start the clock of a new phase."""
+        if self.session.phase is not self._phase:
+            self._phase = self.session.phase
+            self._entered = self._house.clock.monotonic()
+            self.masked = self.masked or self.session.phase is Phase.MASK or self.session.frozen
+            self._house.observer.note("phase", job=self.session.manifest.job, phase=self._phase.value)

@@ -1,0 +1,221 @@
+"""A client in its rounds, told as a story: get ready, take part in the sum, hear how it ended.
+
+Sans-IO: `hear` takes what the aggregator told and returns what to say next. A refusal ends the
+live attempt for this site, never the conversation; what the aggregator reads of it is the rule
+that was broken, and of a declined round not even that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from secfed.crypto.labels import Label
+from secfed.errors import DecisionConflictError, NetworkError, SecfedError, StorageError
+from secfed.identity import signed
+from secfed.identity.roles import Role
+from secfed.identity.signed import Signed
+from secfed.ids import Digest, JobId
+from secfed.rounds.admission import Admission, Held, Site
+from secfed.rounds.exchange import Answer, Ask, Declined, Offer, Present, Ready, Refused, Said, Told, Wait
+from secfed.secagg.client import ClientSession
+from secfed.secagg.messages import MaskedUpdate, OpenAttempt, Outcome, OutcomeNotice
+from secfed.secagg.record import ClientRecord
+from secfed.secagg.states import Membership
+from secfed.store.journal import EMPTY, Head
+
+__all__ = ["ClientRounds", "RoundEnd", "Upload"]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """To be sent in frames instead of an answer: a masked vector and its signed statement."""
+
+    attempt: Digest
+    statement: Signed
+    packed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundEnd:
+    """How a round ended for this site.
+
+    Attributes:
+        included: Its vector is in a published sum.
+        members: How many vectors are in it; 0 if nothing was published.
+        reason: Why it is not included; empty if it is.
+    """
+
+    job: JobId
+    round: int
+    rounds: int
+    included: bool
+    members: int
+    reason: str
+    seconds: int
+
+
+class ClientRounds:
+    """One site's part in all rounds, one at a time.
+
+    Attributes:
+        refusal: Why the last offered round was declined, for this site's own eyes; None if it was not.
+        ended: How a round ended, if the last thing heard ended one.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._admission = Admission(site)
+        self._record = ClientRecord(site.decisions)
+        self._session = ClientSession()
+        self._held: Held | None = None
+        self._since = site.monotonic()
+        self.refusal: SecfedError | None = None
+        self.ended: RoundEnd | None = None
+
+    @property
+    def ledger_head(self) -> Head:
+        """Head of the ledger of the job in hand, for the hello; empty if there is none."""
+        return EMPTY if self._held is None else self._held.ledger.head
+
+    @property
+    def standing(self) -> Said:
+        """Where this site stands: ready for the round whose contribution it holds, else present."""
+        if self._held is None:
+            return Present(self._site.only or "")
+        return Ready(self._held.job.job, self._held.round_id.round, self._held.round.digest)
+
+    def hear(self, told: Told) -> Said | Upload:
+        """Take what the aggregator told; return what to say next.
+
+        Raises:
+            NetworkError: The base adapter could not be fetched; nothing was charged.
+            PeerError, RosterError: The offer is not what an admin and the aggregator signed.
+            StorageError: A decision, charge or contribution cannot be made durable or read back.
+        """
+        self.refusal, self.ended = None, None
+        match told:
+            case Wait():
+                return self.standing
+            case Offer():
+                return self._consider(told)
+            case Ask():
+                return self._answer(told)
+
+    # -- an offered round ----------------------------------------------------------------------
+
+    def _consider(self, offer: Offer) -> Said:
+        job, round_ = self._admission.open(offer)
+        if self._held is not None and self._held.round.digest != round_.digest:
+            self._let_go()
+        self._since = self._site.monotonic()
+        try:
+            self._held = self._admission.admit(job, round_)
+        except (NetworkError, StorageError):
+            raise
+        except SecfedError as refusal:
+            self.refusal = refusal
+            self._site.observer.note("declined", job=job.job, round=round_.plan.round, why=str(refusal))
+            return Declined(job.job, round_.plan.round)
+        self._site.observer.note("ready", job=job.job, round=round_.plan.round)
+        return self.standing
+
+    def _let_go(self) -> None:
+        """Forget the round in hand; its contribution stays on disk until it closes or is overtaken."""
+        self._session.withdraw()
+        self._held = None
+
+    # -- the secure sum ------------------------------------------------------------------------
+
+    def _answer(self, ask: Ask) -> Said | Upload:
+        held, request = self._held, ask.request
+        try:
+            if held is not None and isinstance(request, OpenAttempt | OutcomeNotice):
+                self._session.offer(self._membership(), held.terms(self._site), held.sending)
+            if held is not None and isinstance(request, OutcomeNotice) and self._left_out(held, request):
+                self._conclude(held, request)
+                return self.standing
+            reply = self._session.receive(request)
+        except DecisionConflictError as conflict:
+            return self._refuse(ask, conflict)
+        except StorageError:
+            raise
+        except SecfedError as refusal:
+            return self._refuse(ask, refusal)
+        if held is not None and isinstance(request, OutcomeNotice):
+            self._conclude(held, request)
+        match reply:
+            case None:
+                return self.standing
+            case MaskedUpdate():
+                return Upload(ask.attempt, reply.statement, reply.packed)
+            case _:
+                return Answer(ask.attempt, reply)
+
+    def _refuse(self, ask: Ask, refusal: SecfedError) -> Refused:
+        kind = type(ask.request).__name__
+        self._site.observer.note("refused", request=kind, rule=str(refusal), error=type(refusal).__name__)
+        return Refused(ask.attempt, str(refusal))
+
+    def _membership(self) -> Membership:
+        site, roster = self._site, self._site.rosters.current
+        aggregator = roster.aggregator
+        return Membership(
+            site=site.name,
+            key=site.key,
+            aggregator=(aggregator.site, aggregator.identity_key),
+            members={member.site: member.identity_key for member in roster.active(Role.CLIENT)},
+            codec=site.codec,
+            record=self._record,
+            entropy=site.entropy,
+        )
+
+    # -- the end of a round --------------------------------------------------------------------
+
+    def _left_out(self, held: Held, notice: OutcomeNotice) -> bool:
+        """Close a round that ended without this site: it opened no attempt with this digest.
+
+        Raises:
+            PeerError: The outcome is not the aggregator's.
+        """
+        aggregator, h = self._site.rosters.current.aggregator, notice.attempt
+        if self._record.opened(held.round_id, h) is not None:
+            return False
+        statement = signed.open_(
+            notice.statement,
+            aggregator.identity_key,
+            Label.SIGN_OUTCOME,
+            context=h,
+            sender=aggregator.site,
+            recipient=None,
+        )
+        outcome = self._site.codec.decode(Outcome, statement)
+        if self._site.name in outcome.survivors:
+            return False  # the session says which rule this breaks
+        self._record.close(held.round_id, published=outcome.published)
+        self._session.withdraw()
+        return True
+
+    def _conclude(self, held: Held, notice: OutcomeNotice) -> None:
+        """The round closed, durably, when the session countersigned: drop the contribution."""
+        outcome = self._site.codec.decode(Outcome, notice.statement.statement)
+        self._site.contributions.discard(held.round_id.job, up_to=held.round_id.round)
+        self._held = None
+        included = outcome.published and self._site.name in outcome.survivors
+        self.ended = RoundEnd(
+            job=held.round_id.job,
+            round=held.round_id.round,
+            rounds=held.job.plan.rounds,
+            included=included,
+            members=len(outcome.survivors) if outcome.published else 0,
+            reason="" if included else self._reason(outcome),
+            seconds=round(self._site.monotonic() - self._since),
+        )
+
+    def _reason(self, outcome: Outcome) -> str:
+        if not outcome.published:
+            lost = "; ".join(f"{item.site}: {item.phase}: {item.reason}" for item in outcome.dropped)
+            return f"the round was aborted ({lost})" if lost else "the round was aborted"
+        for item in outcome.dropped:
+            if item.site == self._site.name:
+                return f"dropped in {item.phase}: {item.reason}"
+        return "not in the round's cohort"

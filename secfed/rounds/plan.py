@@ -1,0 +1,231 @@
+"""What all parties agree to before anything private is touched: the job plan and the round plan.
+
+Both are JSON text, signed over their exact bytes: the job plan by an admin, the round plan by
+the aggregator. Clients compare a plan with their own policy before they charge or train.
+Every number that privacy depends on stands in the job plan, as a public constant.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from secfed.crypto.kdf import digest
+from secfed.crypto.labels import Label
+from secfed.encoding.layout import Layout
+from secfed.ids import SITE_PATTERN, Digest
+
+__all__ = [
+    "BITS_MAX", "BaseModelSpec", "Deadlines", "DpSpec", "JobPlan", "LoraSpec", "NoiseShares", "RoundPlan", "TrainSpec",
+    "job_plan_digest", "round_plan_digest",
+]  # fmt: skip
+
+BITS_MAX = 24
+"""Fixed-point bits: with 128 clients the sum still fits in 31 bits."""
+
+DecimalText = Annotated[str, StringConstraints(pattern=r"^\d{1,12}(\.\d{1,12})?$")]
+"""A non-negative number as decimal text, so that every party reads the same value."""
+
+HexDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(pattern=f"^{SITE_PATTERN.pattern}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Deadlines(_Frozen):
+    """How long the aggregator waits, in seconds. Progress renews the upload's."""
+
+    training_s: int = Field(3600, ge=1, le=7 * 86_400)
+    phase_s: int = Field(60, ge=1, le=3600)
+    upload_idle_s: int = Field(30, ge=1, le=3600)
+
+
+class BaseModelSpec(_Frozen):
+    """A public base model: its public id, and the digest of its weights."""
+
+    id: str
+    revision: str = "main"
+    weights_sha256: HexDigest
+
+
+class LoraSpec(_Frozen):
+    """A LoRA adapter. The initial A and the frozen parts come from the job's public seed."""
+
+    r: int = Field(ge=1, le=1024)
+    alpha: int = Field(ge=1, le=65_536)
+    target_modules: tuple[str, ...] = Field(min_length=1)
+
+
+class TrainSpec(_Frozen):
+    """What a site trains in one round, all public.
+
+    Attributes:
+        steps: Local optimiser steps a round; an empty Poisson batch is a step too.
+        adapter: Names and shapes of the whole adapter, frozen arrays included; the plan's
+            `shapes` are the strategy's choice of them.
+        labels: Class names in order, for `classify`; they come from here, never from data.
+        seed: 32 bytes in hexadecimal, public: the adapter's initial values follow from it.
+    """
+
+    trainer: Literal["sft", "classify"]
+    strategy: Literal["fedavg", "ffa"]
+    base: BaseModelSpec
+    lora: LoraSpec
+    steps: int = Field(ge=1, le=100_000)
+    learning_rate: DecimalText
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    max_length: int = Field(128, ge=1, le=32_768)
+    adapter: dict[str, tuple[int, ...]] = Field(min_length=1)
+    labels: tuple[str, ...] = ()
+    seed: HexDigest
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> TrainSpec:
+        if (self.trainer == "classify") != bool(self.labels):
+            raise ValueError("labels are given for `classify`, at least two, and for nothing else")
+        if self.trainer == "classify" and len(set(self.labels)) < 2:
+            raise ValueError("`classify` needs at least two different labels")
+        return self
+
+
+class DpSpec(_Frozen):
+    """Differential privacy of a job: public constants, the same for every site.
+
+    Attributes:
+        unit: What is protected; `person` needs a column at each site.
+        records_per_unit: k, most records of one person that count.
+        sampling_num: Poisson rate q as a numerator over 2^64.
+        noise_multiplier: sigma, standard deviation of the noise over the clipping norm.
+        clip: C, the L2 clipping norm of one unit's gradient.
+        nominal_units: The public number of units that B = q * nominal_units is formed with.
+        delta: For the figure by plan; each site's budget has its own.
+    """
+
+    unit: Literal["record", "person"]
+    records_per_unit: int = Field(1, ge=1, le=1024)
+    relation: Literal["add-remove"] = "add-remove"
+    sampling_num: int = Field(ge=1, le=2**64)
+    noise_multiplier: DecimalText
+    clip: DecimalText
+    nominal_units: int = Field(ge=1)
+    delta: DecimalText
+
+    @property
+    def sampling_rate(self) -> float:
+        """q as a float, for people; the sampler uses the integer."""
+        return self.sampling_num / 2**64
+
+    @property
+    def batch(self) -> float:
+        """B, the public denominator of a noisy step."""
+        return self.sampling_rate * self.nominal_units
+
+    @model_validator(mode="after")
+    def _positive(self) -> DpSpec:
+        for name in ("noise_multiplier", "clip", "delta"):
+            if Decimal(getattr(self, name)) <= 0:
+                raise ValueError(f"{name} must be above 0; a job without noise has no `dp` section")
+        if self.unit == "record" and self.records_per_unit != 1:
+            raise ValueError("records_per_unit belongs to unit = person")
+        return self
+
+
+class NoiseShares(_Frozen):
+    """Noise shares of the modes `distributed` and `client`; carried, and refused until built."""
+
+    sigma_total: DecimalText
+    scale: DecimalText
+    honest_min: int = Field(ge=1)
+
+
+class JobPlan(_Frozen):
+    """A job, as an admin signs it.
+
+    Attributes:
+        kind: `vector` sums named arrays that were made elsewhere; `train` trains adapters.
+        mode: Where the noise of differential privacy comes from; only `example` is built.
+        shapes: Names and shapes of the arrays a contribution carries.
+        bound: Largest magnitude of w * x in a contribution, in model units.
+        bits: Fixed-point bits b of one coordinate.
+        weights: `uniform` is the only choice under DP; `declared` is a public constant of a site.
+        weight_cap: Largest weight w.
+        survivors_min: Fewest survivors for which noise shares are sized; 0 in mode `example`.
+        spare_rounds: Rounds that may be trained again and are then charged again.
+        epsilon_by_round: Epsilon by plan after each round, decimal text, worked out by
+            whoever signed; empty where nothing is promised.
+        policy: Digest of the policy text that the consortium agreed on, if it did.
+    """
+
+    schema_version: Literal[1] = 1
+    federation: str
+    job: Name
+    kind: Literal["vector", "train"]
+    created: str
+    created_by: Name
+    rounds: int = Field(ge=1, le=100_000)
+    spare_rounds: int = Field(0, ge=0, le=1000)
+    min_cohort: int = Field(3, ge=3)
+    mode: Literal["example", "distributed", "client"] = "example"
+    noise_shares: NoiseShares | None = None
+    survivors_min: int = Field(0, ge=0)
+    shapes: dict[str, tuple[int, ...]] = Field(min_length=1)
+    bound: DecimalText
+    bits: int = Field(16, ge=2, le=BITS_MAX)
+    rounding: Literal["stochastic"] = "stochastic"
+    weights: Literal["uniform", "declared"] = "uniform"
+    weight_cap: int = Field(1, ge=1)
+    training: TrainSpec | None = None
+    dp: DpSpec | None = None
+    epsilon_by_round: tuple[DecimalText, ...] = ()
+    deadlines: Deadlines = Deadlines()
+    policy: HexDigest | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> JobPlan:
+        if (self.kind == "train") != (self.training is not None):
+            raise ValueError("a job of kind `train`, and no other, has a training section")
+        if self.dp is not None and self.kind != "train":
+            raise ValueError("a vector job trains nothing, so it has no dp section")
+        if self.dp is not None and self.weights != "uniform":
+            raise ValueError("under DP weights are uniform: a count of examples is private")
+        if (self.mode == "example") != (self.noise_shares is None):
+            raise ValueError("noise_shares belong to the modes `distributed` and `client`")
+        if self.mode == "example" and self.survivors_min:
+            raise ValueError("survivors_min belongs to the modes `distributed` and `client`")
+        if self.weight_cap > 2**self.bits - 1:
+            raise ValueError("weight_cap must fit in `bits`")
+        if self.epsilon_by_round and len(self.epsilon_by_round) != self.rounds:
+            raise ValueError("epsilon_by_round has one figure for each round")
+        if Decimal(self.bound) <= 0:
+            raise ValueError("bound must be above 0")
+        return self
+
+    @property
+    def layout(self) -> Layout:
+        """The names and shapes as a flat vector's layout."""
+        return Layout.from_shapes(self.shapes)
+
+
+class RoundPlan(_Frozen):
+    """One round of a job, as the aggregator signs it."""
+
+    schema_version: Literal[1] = 1
+    job: Name
+    job_plan: HexDigest
+    round: int = Field(ge=1)
+    base: HexDigest
+    deadlines: Deadlines
+
+
+def job_plan_digest(statement: bytes) -> Digest:
+    """Digest of a job plan's exact bytes."""
+    return digest(Label.JOB_PLAN, statement)
+
+
+def round_plan_digest(statement: bytes) -> Digest:
+    """Digest of a round plan's exact bytes."""
+    return digest(Label.ROUND_PLAN, statement)

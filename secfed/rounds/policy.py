@@ -1,0 +1,143 @@
+"""What this site accepts: its policy file against a job plan, before anything is charged or trained.
+
+The first rule that a plan breaks is named. Everything is decided from the plan's public parameters
+and the policy, never from data, so a refusal tells nothing about anybody. The plan's own epsilon
+figures are not believed: the cost is worked out here, over all its rounds and spare rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+
+from secfed.config import PolicyConfig
+from secfed.errors import LedgerError, PolicyRefusedError
+from secfed.privacy import accountant
+from secfed.privacy.entries import Opening
+from secfed.privacy.events import Event, NonPrivate, PoissonGaussian
+from secfed.rounds.plan import DpSpec, JobPlan
+
+__all__ = ["accept", "check_ledger"]
+
+
+def accept(
+    policy: PolicyConfig, plan: JobPlan, event: Event, *, min_cohort: int, policy_digest: str | None = None
+) -> float:
+    """Decide a job plan.
+
+    Args:
+        policy: The site's own.
+        event: What one round of the plan will be charged as.
+        min_cohort: The roster's floor.
+        policy_digest: Digest of the site's policy text in hexadecimal; a plan that names the policy
+            its consortium agreed on must name this one.
+
+    Returns:
+        Epsilon of the whole plan, spare rounds included, at the plan's delta; infinite if not private.
+
+    Raises:
+        PolicyRefusedError: Naming the first rule that is broken.
+    """
+    rules = policy.job
+    _allowed("kind", plan.kind, rules.allowed_kinds)
+    if plan.mode != "example":
+        raise PolicyRefusedError(
+            f"job {plan.job} wants noise shares (mode {plan.mode}), which this version does not build",
+            hint="Plan the job with mode `example`: each site adds its own noise.",
+        )
+    if plan.policy is not None and plan.policy != policy_digest:
+        raise PolicyRefusedError(f"job {plan.job} was planned under another policy text than this site's")
+    floor = max(min_cohort, plan.min_cohort)
+    if floor < rules.min_cohort:
+        raise PolicyRefusedError(
+            f"job {plan.job} opens sums of {floor} sites; the policy asks for {rules.min_cohort}"
+        )
+    if plan.training is not None:
+        if rules.allowed_base_models:  # none named: every one that is installed here
+            _allowed("base model", plan.training.base.id, rules.allowed_base_models)
+        _allowed("trainer", plan.training.trainer, rules.allowed_trainers)
+        _allowed("strategy", plan.training.strategy, rules.allowed_strategies)
+    if plan.dp is None:
+        return _without_bound(policy, plan, event)
+    return _with_bound(policy, plan, plan.dp, event)
+
+
+def check_ledger(opening: Opening, plan: JobPlan, event: Event) -> None:
+    """Refuse a plan that promises something else than the data set's ledger holds.
+
+    Raises:
+        PolicyRefusedError: Another unit or relation, more records of one unit, or no budget at all.
+    """
+    if isinstance(event, NonPrivate):
+        return
+    if opening.budget is None:
+        raise PolicyRefusedError(f"job {plan.job} spends a budget, and this ledger has none")
+    if (event.unit, event.relation) != (opening.unit, opening.relation):
+        raise PolicyRefusedError(
+            f"job {plan.job} protects a {event.unit} under {event.relation}, this site's data set "
+            f"a {opening.unit} under {opening.relation}"
+        )
+    if isinstance(event, PoissonGaussian) and event.records_per_unit > opening.records_per_unit:
+        raise PolicyRefusedError(
+            f"job {plan.job} lets {event.records_per_unit} records of one {event.unit} count, "
+            f"this site's data set {opening.records_per_unit}"
+        )
+
+
+def _without_bound(policy: PolicyConfig, plan: JobPlan, event: Event) -> float:
+    if not isinstance(event, NonPrivate):
+        raise PolicyRefusedError(f"job {plan.job} has no dp section, but would be charged as {event.kind}")
+    if not policy.job.allow_non_private:
+        raise PolicyRefusedError(
+            f"job {plan.job} releases without a privacy bound, and the policy does not allow that",
+            hint="Set `allow_non_private = true` in policy.toml if its owner agrees to an infinite epsilon.",
+        )
+    return math.inf
+
+
+def _with_bound(policy: PolicyConfig, plan: JobPlan, dp: DpSpec, event: Event) -> float:
+    rules = policy.job
+    if rules.unit == "person" and dp.unit != "person":
+        raise PolicyRefusedError(f"job {plan.job} protects a single record; the policy asks for a person")
+    if Decimal(dp.noise_multiplier) < Decimal(str(rules.min_noise_multiplier)):
+        raise PolicyRefusedError(
+            f"job {plan.job} has noise multiplier {dp.noise_multiplier}; "
+            f"the policy asks for at least {rules.min_noise_multiplier}"
+        )
+    if Decimal(dp.delta) > Decimal(str(rules.max_delta)):
+        raise PolicyRefusedError(f"job {plan.job} has delta {dp.delta}; the policy allows {rules.max_delta}")
+    if event != _planned(plan, dp):
+        raise PolicyRefusedError(
+            f"a round of job {plan.job} would be charged as something else than it plans"
+        )
+    rounds = plan.rounds + plan.spare_rounds
+    try:
+        cost = accountant.epsilon([event] * rounds, float(dp.delta)).epsilon
+    except LedgerError as problem:
+        raise PolicyRefusedError(f"the cost of job {plan.job} cannot be bounded: {problem}") from problem
+    if cost > float(rules.max_epsilon):
+        raise PolicyRefusedError(
+            f"job {plan.job} costs epsilon {cost:.3f} over {rounds} rounds at delta {dp.delta}; "
+            f"the policy allows {rules.max_epsilon}"
+        )
+    return cost
+
+
+def _planned(plan: JobPlan, dp: DpSpec) -> Event:
+    """One round's event as it follows from the plan alone."""
+    if plan.training is None:
+        raise PolicyRefusedError(f"job {plan.job} has a dp section, but trains nothing")
+    return PoissonGaussian(
+        q_num=dp.sampling_num,
+        noise_multiplier=dp.noise_multiplier,
+        steps=plan.training.steps,
+        relation=dp.relation,
+        unit=dp.unit,
+        records_per_unit=dp.records_per_unit,
+    )
+
+
+def _allowed(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        named = ", ".join(allowed) or "none"
+        raise PolicyRefusedError(f"{what} {value!r} is not among those that the policy allows: {named}")

@@ -1,0 +1,308 @@
+"""From an opened ring sum to a result on disk: decode, check, apply, write, once and for good.
+
+Runs beside the rounds' core, touches none of its state, and can be repeated: the adapter is
+named by its digest, and a round's folder appears whole, under its name, or not at all. A folder
+that is there already stays as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secfed import __version__
+from secfed.aggregation import folder, initial, registry
+from secfed.aggregation.spec import AdapterSpec
+from secfed.crypto.labels import Label
+from secfed.encoding.contribution import ContributionSum, decode_contribution_sum
+from secfed.encoding.fixedpoint import FixedPoint
+from secfed.encoding.layout import Layout
+from secfed.errors import RoundAbortedError, StorageError
+from secfed.identity.signed import Signed
+from secfed.ids import NO_DIGEST, ClientId, Digest
+from secfed.privacy import events
+from secfed.rounds.charge import dp_event
+from secfed.rounds.house import House
+from secfed.rounds.jobs import Job
+from secfed.rounds.plan import JobPlan, TrainSpec
+from secfed.rounds.proposal import COUNTERS, RoundProposal
+from secfed.secagg.aggregator import AggregatorSession, RingSum
+from secfed.store import jsontext
+from secfed.store.files import make_directory, storage_errors, sync_directory
+from secfed.store.jsontext import Json
+
+__all__ = ["MANIFEST_FILE", "SIGNATURE_FILE", "SUM_FILE", "Facts", "Published", "base_of", "publish", "round_folder"]
+
+MANIFEST_FILE = "secfed_manifest.json"
+SIGNATURE_FILE = "secfed_manifest.json.sig"
+SUM_FILE = "sum.safetensors"
+
+_README = """\
+The weighted sum, and the mean, of the vectors of the sites that secfed_manifest.json lists.
+sum.safetensors holds `weighted_sum.NAME` and `mean.NAME` for every array, as float64.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a round's folder says of it beside the sum: fixed when the survivor list was frozen."""
+
+    job: Job
+    proposal: RoundProposal
+    manifest: Signed
+    attempt: int
+    h: Digest
+    included: tuple[ClientId, ...]
+    dropped: tuple[tuple[ClientId, str], ...]
+    signatures: tuple[tuple[ClientId, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A result that is on disk for good."""
+
+    ring_sum: RingSum
+    result: Digest
+    weight_sum: int
+    saturated: int
+
+
+def round_folder(output: Path, job: str, number: int) -> Path:
+    """Where a round's result lies."""
+    return output / job / f"round-{number:04}"
+
+
+def base_of(house: House, job: Job) -> Digest:
+    """The adapter that the next round's updates are relative to, put into the store if it is the first.
+
+    A vector job has none.
+    """
+    if job.plan.training is None:
+        return NO_DIGEST
+    if job.last_published is not None:
+        return job.last_published.result
+    spec = job.plan.training
+    arrays = initial.initial_adapter(spec.adapter, bytes.fromhex(spec.seed))
+    return house.adapters.put(arrays, {"job": job.id, "round": 0})
+
+
+def publish(house: House, session: AggregatorSession, facts: Facts) -> Published:
+    """Open the sum of a finished attempt and make its result durable.
+
+    Raises:
+        RoundAbortedError, PeerError, EncodingError: Nothing may be published; the round is over.
+        StorageError: The disk refuses it; a restart goes on from here.
+    """
+    ring_sum = session.sum_up(threads=house.threads)
+    plan = facts.job.plan
+    fixed = FixedPoint(float(plan.bound), plan.bits)
+    total = decode_contribution_sum(ring_sum.total, len(ring_sum.survivors), COUNTERS, fixed)
+    if not 1 <= total.weight_sum <= total.count * plan.weight_cap:
+        raise RoundAbortedError(
+            f"the sum's weight {total.weight_sum} is not between 1 and {total.count} times {plan.weight_cap}"
+        )
+    if plan.training is None:
+        result = _store_sum(house, facts, total)
+    else:
+        result = _store_adapter(house, facts, total, plan.training)
+    published = Published(ring_sum, result, total.weight_sum, total.counters[0])
+    _write_folder(house, facts, published)
+    return published
+
+
+# -- results -----------------------------------------------------------------------------------
+
+
+def _store_sum(house: House, facts: Facts, total: ContributionSum) -> Digest:
+    arrays: dict[str, NDArray[np.float64]] = {}
+    for kind, vector in (("weighted_sum", total.weighted_sum), ("mean", total.mean())):
+        arrays |= {f"{kind}.{name}": array for name, array in _arrays(facts.job.plan.layout, vector).items()}
+    metadata = {
+        "job": facts.job.id,
+        "round": facts.proposal.plan.round,
+        "count": total.count,
+        "weight_sum": total.weight_sum,
+    }
+    return house.adapters.put(arrays, metadata)
+
+
+def _store_adapter(house: House, facts: Facts, total: ContributionSum, spec: TrainSpec) -> Digest:
+    base = house.adapters.get(facts.proposal.base)
+    mean = facts.job.plan.layout.unflatten(total.mean())
+    adapter = registry.by_name(spec.strategy).apply(base, mean)
+    return house.adapters.put(adapter, {"job": facts.job.id, "round": facts.proposal.plan.round})
+
+
+def _arrays(layout: Layout, vector: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """A vector as named arrays in full precision."""
+    arrays: dict[str, NDArray[np.float64]] = {}
+    offset = 0
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        size = math.prod(shape)
+        arrays[name] = vector[offset : offset + size].reshape(shape)
+        offset += size
+    return arrays
+
+
+# -- the folder --------------------------------------------------------------------------------
+
+
+def _write_folder(house: House, facts: Facts, published: Published) -> None:
+    """Build the folder beside its place, sync it, and move it there."""
+    final = round_folder(house.output, facts.job.id, facts.proposal.plan.round)
+    if final.exists():
+        _check_same(final, published.result)
+        return
+    make_directory(final.parent)
+    draft = final.with_name(f".{final.name}.new")
+    with storage_errors(draft):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o755)
+        _write_result(house, facts, published, draft)
+        text = jsontext.pretty(_manifest(facts, published, _file_digests(draft)))
+        (draft / MANIFEST_FILE).write_bytes(text)
+        signature = house.sign(Label.SIGN_MANIFEST_FILE, text, context=facts.h).signature
+        (draft / SIGNATURE_FILE).write_text(_base64(signature) + "\n", encoding="ascii")
+        for path in draft.iterdir():
+            _sync(path)
+    sync_directory(draft)
+    with storage_errors(final):
+        draft.rename(final)
+    sync_directory(final.parent)
+
+
+def _write_result(house: House, facts: Facts, published: Published, draft: Path) -> None:
+    plan, spec = facts.job.plan, facts.job.plan.training
+    if spec is None:
+        (draft / SUM_FILE).write_bytes(house.adapters.read_bytes(published.result))
+        (draft / "README.txt").write_text(_README, encoding="utf-8")
+        return
+    adapter = AdapterSpec(
+        base_model=spec.base.id,
+        revision=spec.base.revision,
+        trainer=spec.trainer,
+        target_modules=spec.lora.target_modules,
+        r=spec.lora.r,
+        alpha=spec.lora.alpha,
+        labels=spec.labels,
+    )
+    folder.write(draft, adapter, house.adapters.get(published.result), notes=_notes(plan, facts))
+
+
+def _notes(plan: JobPlan, facts: Facts) -> list[tuple[str, str]]:
+    """Rows of the model card."""
+    number = facts.proposal.plan.round
+    rows = [
+        ("round", f"{number} of {plan.rounds}"),
+        ("sites in the sum", str(len(facts.included))),
+        ("strategy", plan.training.strategy if plan.training else ""),
+    ]
+    if plan.dp is None:
+        return [*rows, ("differential privacy", "none")]
+    epsilon = epsilon_by_plan(plan, number) or "see `secfed report`"
+    return [
+        *rows,
+        ("differential privacy", f"epsilon {epsilon} after this round, by the plan, at delta {plan.dp.delta}"),
+        ("privacy unit", f"{plan.dp.unit}, relation {plan.dp.relation}"),
+    ]
+
+
+def epsilon_by_plan(plan: JobPlan, number: int) -> str:
+    """What the plan says was spent after this round; empty where it says nothing."""
+    return plan.epsilon_by_round[number - 1] if number <= len(plan.epsilon_by_round) else ""
+
+
+def _manifest(facts: Facts, published: Published, files: Mapping[str, str]) -> dict[str, Json]:
+    """What is said of the round to whoever gets the folder."""
+    plan, ring_sum = facts.job.plan, published.ring_sum
+    event = dp_event(plan)
+    return {
+        "kind": "secfed-round",
+        "format": 1,
+        "version": __version__,
+        "job": facts.job.id,
+        "round": facts.proposal.plan.round,
+        "attempt": facts.attempt,
+        "attempt_digest": facts.h.hex(),
+        "job_plan": facts.job.proposal.digest.hex(),
+        "round_plan": facts.proposal.digest.hex(),
+        "manifest": {
+            "statement": _base64(facts.manifest.statement),
+            "signature": _base64(facts.manifest.signature),
+        },
+        "included": list(facts.included),
+        "dropped": [{"site": site, "reason": reason} for site, reason in facts.dropped],
+        "count": len(facts.included),
+        "weight_sum": published.weight_sum,
+        "saturated_coordinates": published.saturated,
+        "base": facts.proposal.base.hex(),
+        "result": published.result.hex(),
+        "sum": ring_sum.digest.hex(),
+        "transcript": ring_sum.transcript.hex(),
+        "survivors_signatures": [
+            {"site": site, "signature": _base64(signature)} for site, signature in facts.signatures
+        ],
+        "privacy": None if plan.dp is None or event is None else _privacy(plan, facts.proposal.plan.round, event),
+        "base_model": None if plan.training is None else _base_model(plan.training),
+        "files": dict(files),
+    }
+
+
+def _privacy(plan: JobPlan, number: int, event: events.PoissonGaussian) -> dict[str, Json]:
+    charged = {name: _json(value) for name, value in events.to_json(event).items()}
+    dp: dict[str, Json] = {} if plan.dp is None else plan.dp.model_dump(mode="json")
+    return {
+        "mode": plan.mode,
+        "parameters": dp,
+        "event_charged_by_every_included_site": charged,
+        "epsilon_by_plan": epsilon_by_plan(plan, number),
+        "epsilon_from": "the signed job plan; `secfed report` recomputes it from the events",
+    }
+
+
+def _base_model(spec: TrainSpec) -> dict[str, Json]:
+    return spec.base.model_dump(mode="json")
+
+
+def _json(value: object) -> Json:
+    return value if isinstance(value, bool | int | str) or value is None else str(value)
+
+
+def _file_digests(directory: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _sorted(directory)}
+
+
+def _sorted(directory: Path) -> Sequence[Path]:
+    return sorted(directory.iterdir(), key=lambda path: path.name)
+
+
+def _check_same(final: Path, result: Digest) -> None:
+    """What was published stands; it must be this very result."""
+    with storage_errors(final):
+        found: Any = jsontext.parse((final / MANIFEST_FILE).read_bytes())
+    if not isinstance(found, Mapping) or found.get("result") != result.hex():
+        raise StorageError(
+            f"{final} holds another result than this round's", hint="Move the folder away and start again."
+        )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

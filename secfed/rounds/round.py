@@ -1,0 +1,345 @@
+"""One training round on the aggregator's side: offer, collect, freeze a cohort, attempt, end.
+
+A round asks every active client. Once all have answered, or at the training deadline, it freezes
+the ready ones that are here, and runs an attempt. A void attempt leaves the contributions with
+their clients; the next one waits until something has changed. After the freeze of a survivor
+list the round is published, or over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from secfed.crypto.labels import Label
+from secfed.errors import InfeasibleCohortError, RoundAbortedError
+from secfed.identity.signed import Signed
+from secfed.ids import ClientId, Digest, RoundId
+from secfed.rounds.attempt import LiveAttempt, Upload, open_attempt, params_for, restore_attempt, upload_name
+from secfed.rounds.exchange import Answer, Declined, Present, Ready, Refused, Said
+from secfed.rounds.house import House
+from secfed.rounds.jobs import Job, JobBook
+from secfed.rounds.presence import Presence
+from secfed.rounds.proposal import RoundProposal
+from secfed.secagg.aggregator import AggregatorSession, AttemptVoidError
+from secfed.secagg.manifest import attempt_digest
+from secfed.secagg.messages import Phase, Void, VoidNotice
+from secfed.secagg.params import COMPLETE_GRAPH_MAX
+from secfed.secagg.record import AggregatorRecord
+
+__all__ = ["Aborted", "OpenRound", "Seat", "SeatState"]
+
+_BACK_OFF_MAX_S = 30.0
+"""Longest pause between a void attempt and the next with the same sites, seconds."""
+
+
+class SeatState(Enum):
+    """Where a site stands in a round; the value is what people read."""
+
+    ASKED = "asked"
+    OFFERED = "preparing"
+    READY = "ready"
+    DECLINED = "declined"
+
+
+@dataclass(slots=True)
+class Seat:
+    """One site in this round."""
+
+    state: SeatState
+    since: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """The round is over without a sum: its survivor list was frozen, and the sum cannot be opened."""
+
+    session: AggregatorSession
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Masked:
+    """An attempt of this round in which vectors may have left."""
+
+    cohort: tuple[ClientId, ...]
+    threshold: int
+    corrupt: int
+
+
+class OpenRound:
+    """A round that has not ended.
+
+    Attributes:
+        live: The attempt under way, or None.
+        aborted: Set once the round cannot be published any more.
+        notices: What a site must hear of attempts that ended, in order.
+    """
+
+    def __init__(
+        self, house: House, book: JobBook, job: Job, proposal: RoundProposal, presence: Presence
+    ) -> None:
+        self._house, self._book, self._presence = house, book, presence
+        self._record = AggregatorRecord(house.decisions)
+        self.job, self.proposal = job, proposal
+        self.opened = house.clock.monotonic()
+        self.deadline = self.opened + proposal.plan.deadlines.training_s
+        self.seats: dict[ClientId, Seat] = {}
+        self.live: LiveAttempt | None = None
+        self.aborted: Aborted | None = None
+        self.notices: dict[ClientId, list[VoidNotice]] = {}
+        self._masked: list[_Masked] = []
+        self._voids = 0
+        self._not_before = self.opened
+        self._tried: frozenset[ClientId] = frozenset()
+        self._last_losses: tuple[tuple[ClientId, str], ...] = ()
+        self.attempts = self._take_up()
+        self.follow_roster()
+
+    @property
+    def round_id(self) -> RoundId:
+        """The sum that this round is about."""
+        return RoundId(self.job.id, self.proposal.plan.round)
+
+    # -- after a restart -----------------------------------------------------------------------
+
+    def _take_up(self) -> int:
+        """Go on with a frozen attempt, void one that was not; the number of attempts so far."""
+        attempts = self._record.attempts(self.round_id)
+        for number, statement in attempts:
+            h = attempt_digest(statement)
+            if self._record.voided(h) is not None:
+                continue
+            session = restore_attempt(self._house, self._book, self.job, statement)
+            if session.resume():
+                self.live = LiveAttempt(self._house, session, self.proposal.plan.deadlines)
+                self._house.observer.note("attempt_resumed", job=self.job.id, attempt=number)
+            else:
+                self._void(session, "the aggregator was restarted before the survivor list was frozen")
+        return attempts[-1][0] if attempts else 0
+
+    # -- who takes part ------------------------------------------------------------------------
+
+    def follow_roster(self) -> None:
+        """Ask who was enrolled, and let go of who was revoked."""
+        now, active = self._house.clock.monotonic(), self._house.clients()
+        for site in active:
+            self.seats.setdefault(site, Seat(SeatState.ASKED, now))
+        for site in self.seats.keys() - active.keys():
+            del self.seats[site]
+            self.notices.pop(site, None)
+        if self.live is not None:
+            for site in self.live.cohort:
+                if site not in active:
+                    self._move(lambda live, gone=site: live.lose(gone, "revoked"))
+
+    def hear(self, site: ClientId, said: Said) -> None:
+        """One site says where it stands, or answers."""
+        match said:
+            case Present(job):
+                self._present(site, job)
+            case Ready(job, number, digest):
+                if (job, number, digest) == (self.job.id, self.proposal.plan.round, self.proposal.digest):
+                    self._seat(site, SeatState.READY)
+                else:
+                    self._present(site, "")
+            case Declined(job, number):
+                if (job, number) == (self.job.id, self.proposal.plan.round):
+                    self._seat(site, SeatState.DECLINED, "declined")
+            case Answer(h, reply):
+                if self._is_live(h):
+                    self._move(lambda live: live.answer(site, reply))
+            case Refused(h, rule):
+                if self._is_live(h):
+                    self._move(lambda live: live.lose(site, f"refused: {rule}"))
+
+    def _present(self, site: ClientId, only: str) -> None:
+        """Nothing is on offer there: it never was, or its process was restarted."""
+        state = self.seats[site].state
+        if only not in ("", self.job.id):
+            self._seat(site, SeatState.DECLINED, f"takes part in job {only} only")
+        elif state is SeatState.READY:
+            self._seat(site, SeatState.ASKED)
+            self._move(lambda live: live.lose(site, "its process was restarted"))
+        elif state is SeatState.DECLINED and self.seats[site].reason != "declined":
+            self._seat(site, SeatState.ASKED)
+
+    def offered(self, site: ClientId) -> None:
+        """The offer goes out to this site."""
+        if self.seats[site].state is SeatState.ASKED:
+            self._seat(site, SeatState.OFFERED)
+
+    def _seat(self, site: ClientId, state: SeatState, reason: str = "") -> None:
+        seat = self.seats[site]
+        if (seat.state, seat.reason) != (state, reason):
+            self.seats[site] = Seat(state, self._house.clock.monotonic(), reason)
+            if state in (SeatState.READY, SeatState.DECLINED):
+                self._house.observer.note(state.value, job=self.job.id, site=site, round=self.proposal.plan.round)
+
+    # -- uploads -------------------------------------------------------------------------------
+
+    def begin_upload(self, site: ClientId, h: Digest, statement: Signed) -> Upload | None:
+        """See `LiveAttempt.begin_upload`; None too if the attempt is over."""
+        if not self._is_live(h):
+            return None
+        return self._move(lambda live: live.begin_upload(site, statement) if site in live.cohort else None)
+
+    def finish_upload(self, upload: Upload) -> None:
+        """A committed vector; it is dropped if its attempt ended meanwhile."""
+        if self._is_live(upload.h):
+            self._move(lambda live: live.finish_upload(upload))
+        else:
+            self._house.spool.discard(upload_name(upload.h, upload.member))
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Let deadlines pass, and open an attempt if one can be."""
+        now = self._house.clock.monotonic()
+        if self.live is not None:
+            self._move(lambda live: live.tick(now))
+
+    def try_attempt(self) -> None:
+        """Freeze a cohort and open an attempt, if it is time."""
+        now = self._house.clock.monotonic()
+        if self.live is not None or self.aborted is not None or self.awaited(now):
+            return
+        cohort = self._cohort(now)
+        number = self.attempts + 1
+        session = open_attempt(self._house, self._book, self.job, self.proposal, cohort, number)
+        self.attempts, self._tried = number, frozenset(cohort)
+        self.live = LiveAttempt(self._house, session, self.proposal.plan.deadlines)
+        self._house.observer.note("attempt_opened", job=self.job.id, attempt=number, cohort=cohort)
+
+    def awaited(self, now: float) -> str:
+        """What keeps the next attempt from being opened, in words; empty if nothing does."""
+        unanswered = [s for s, seat in self.seats.items() if seat.state in (SeatState.ASKED, SeatState.OFFERED)]
+        if unanswered and now < self.deadline:
+            return _sites("waiting for", unanswered)
+        ready = [site for site, seat in self.seats.items() if seat.state is SeatState.READY]
+        returning = [site for site in ready if self._presence.may_return(site, now)]
+        if returning:
+            return _sites("waiting for the return of", returning)
+        cohort = self._cohort(now)
+        missing = sorted(self.seats.keys() - set(cohort))
+        try:
+            params_for(self._house, self.job, len(cohort))
+        except InfeasibleCohortError as error:
+            return f"{error}; {_sites('missing', missing)}"
+        if now < self._not_before and frozenset(cohort) == self._tried:
+            return "the next attempt follows in a moment"
+        return ""
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the deadline passed without a cohort."""
+        now = self._house.clock.monotonic()
+        return self.live is None and self.aborted is None and now >= self.deadline and bool(self.awaited(now))
+
+    def extend(self) -> None:
+        """Start the training deadline again."""
+        self.deadline = self._house.clock.monotonic() + self.proposal.plan.deadlines.training_s
+
+    def _cohort(self, now: float) -> tuple[ClientId, ...]:
+        """Ready, here, and able to mask: a vector that left before binds its owner to its neighbours there."""
+        chosen = {
+            site
+            for site, seat in self.seats.items()
+            if seat.state is SeatState.READY and self._presence.here(site, now)
+        }
+        while bound := {site for site in chosen if self._bound(site, chosen)}:
+            chosen -= bound
+        return tuple(sorted(chosen)[:COMPLETE_GRAPH_MAX])
+
+    def _bound(self, site: ClientId, chosen: set[ClientId]) -> bool:
+        """Whether this site would refuse: too few of the members with which its vector left are back."""
+        corrupt = self._house.roster().corrupt
+        for past in self._masked:
+            if site in past.cohort:
+                others = set(past.cohort) - {site}
+                needed = len(others) + max(past.corrupt, corrupt) - past.threshold + 1
+                if len(others & chosen) < needed:
+                    return True
+        return False
+
+    # -- ends ----------------------------------------------------------------------------------
+
+    def _is_live(self, h: Digest) -> bool:
+        return self.live is not None and self.live.h == h
+
+    def _move[T](self, step: Callable[[LiveAttempt], T]) -> T | None:
+        """Move the live attempt; an end of it is an event of the round."""
+        live = self.live
+        if live is None:
+            return None
+        try:
+            return step(live)
+        except AttemptVoidError as error:
+            self._remember(live)
+            self._void(live.session, str(error))
+        except RoundAbortedError as error:
+            self._abort(live.session, str(error))
+        return None
+
+    def abort(self, reason: str) -> None:
+        """The sum of the finished attempt could not be opened."""
+        if self.live is not None:
+            self._abort(self.live.session, reason)
+
+    def give_up(self, reason: str) -> None:
+        """Void the attempt under way unless its survivor list is frozen."""
+        if self.live is not None and not self.live.session.frozen:
+            self._void(self.live.session, reason)
+
+    def _abort(self, session: AggregatorSession, reason: str) -> None:
+        self.aborted, self.live = Aborted(session, reason), None
+
+    def _remember(self, live: LiveAttempt) -> None:
+        if live.masked:
+            params = live.session.params
+            self._masked.append(_Masked(live.cohort, params.threshold, params.corrupt))
+
+    def _void(self, session: AggregatorSession, reason: str) -> None:
+        """End an attempt for good, tell its members, and wait before the next."""
+        h, cohort = session.h, session.manifest.cohort
+        statement = self._house.codec.encode(Void(reason))
+        self._record.void(h, reason)
+        notice = VoidNotice(h, self._house.sign(Label.SIGN_VOID, statement, context=h))
+        for site in cohort:
+            self.notices.setdefault(site, []).append(notice)
+        for index in range(len(cohort)):
+            self._house.spool.discard(f"{h.hex()}-{index:04}")
+        self._voids += 1
+        now = self._house.clock.monotonic()
+        self._not_before = now + min(2.0 ** (self._voids - 1), _BACK_OFF_MAX_S)
+        self.deadline = max(self.deadline, now + self.proposal.plan.deadlines.phase_s)
+        self._last_losses = tuple((item.site, f"{item.phase}: {item.reason}") for item in session.dropped)
+        self.live = None
+        self._house.observer.note(
+            "attempt_voided", job=self.job.id, attempt=session.manifest.attempt, reason=reason
+        )
+
+    def absent(self, included: tuple[ClientId, ...], session: AggregatorSession) -> list[tuple[ClientId, str]]:
+        """Everybody who was asked and is not in the sum, and why, sorted."""
+        lost = {item.site: f"{item.phase}: {item.reason}" for item in session.dropped}
+        reasons: dict[ClientId, str] = {}
+        for site, seat in self.seats.items():
+            match seat.state:
+                case SeatState.DECLINED:
+                    reasons[site] = seat.reason
+                case SeatState.READY:
+                    reasons[site] = "ready, but not connected when the cohort was frozen"
+                case SeatState.ASKED:
+                    reasons[site] = "not connected"
+                case SeatState.OFFERED:
+                    reasons[site] = "not ready before the cohort was frozen"
+        reasons |= dict.fromkeys(session.manifest.cohort, "left after the survivor list was frozen") | lost
+        return sorted((site, reason) for site, reason in reasons.items() if site not in included)
+
+
+def _sites(what: str, sites: list[ClientId]) -> str:
+    """`waiting for 2 sites: a, b`."""
+    shown = ", ".join(sorted(sites)[:8]) + (", …" if len(sites) > 8 else "")
+    return f"{what} {len(sites)} {'site' if len(sites) == 1 else 'sites'}: {shown}"

@@ -1,0 +1,472 @@
+"""The client's states in one attempt: one frozen class a state, one method in it.
+
+The method is the only thing that may happen next; it returns the next state and the reply.
+Nothing that a request says is believed: the sets E and U1, the transcript T and the numbers
+t, q and A are computed here, from statements whose signatures were verified here. Each
+refusal is an exception that names its rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secfed.crypto import agreement, shamir
+from secfed.crypto.labels import Label
+from secfed.crypto.signing import SigningKey
+from secfed.encoding import ring
+from secfed.errors import DifferenceRuleError, PeerError, ShareConflictError, StaleAttemptError
+from secfed.identity import signed
+from secfed.identity.signed import Signed
+from secfed.ids import ClientId, Digest, MemberIndex
+from secfed.secagg import derive, graph, masking, transcript
+from secfed.secagg.derive import EdgeKeys, HeldShares
+from secfed.secagg.manifest import Manifest, Terms
+from secfed.secagg.messages import (
+    Advert,
+    Adverts,
+    Bundle,
+    BundleItem,
+    Bundles,
+    CiphertextIndex,
+    CiphertextList,
+    Ciphertexts,
+    Codec,
+    Confirm,
+    ConfirmRequest,
+    DeliveredBundle,
+    DeliveredCiphertexts,
+    ItemDigest,
+    MaskedStatement,
+    MaskedUpdate,
+    RecoveryKeyShare,
+    SelfMaskShare,
+    ShareAnswers,
+    ShareIndex,
+    SignedReply,
+    UnmaskRequest,
+)
+from secfed.secagg.params import Params
+from secfed.secagg.record import ClientRecord, Left
+
+__all__ = [
+    "Advertised", "Attempt", "Confirmed", "Contribution", "Encapsulated", "Finished", "Idle", "Masked",
+    "Membership", "Shared", "State", "attempt_of",
+]  # fmt: skip
+
+
+class Contribution(Protocol):
+    """One round's contribution, made once, rounding included."""
+
+    def words(self) -> NDArray[np.uint32]:
+        """A fresh copy of the encoded vector, shape (length,)."""
+        ...
+
+    def mark_sent(self, attempt: int) -> None:
+        """Make SENT durable in the ledger; the first masked byte leaves only after this returns."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who this client is and whom it believes, for one attempt.
+
+    Attributes:
+        aggregator: The aggregator's name and identity key, from the roster.
+        members: Identity keys of the roster's active clients, by site.
+    """
+
+    site: ClientId
+    key: SigningKey
+    aggregator: tuple[ClientId, bytes]
+    members: Mapping[ClientId, bytes]
+    codec: Codec
+    record: ClientRecord
+    entropy: Callable[[int], bytes] = os.urandom
+
+
+# -- what all states of one attempt share ------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt as this client sees it; every signature of it is made and checked here."""
+
+    us: Membership
+    terms: Terms
+    contribution: Contribution
+    manifest: Manifest
+    h: Digest
+    params: Params
+    me: MemberIndex
+
+    def site(self, member: MemberIndex) -> ClientId:
+        return self.manifest.cohort[member]
+
+    def sign(self, label: Label, statement: bytes) -> Signed:
+        return signed.sign(
+            self.us.key, label, context=self.h, sender=self.us.site, recipient=None, statement=statement
+        )
+
+    def verify(self, item: Signed, label: Label, member: MemberIndex) -> bytes:
+        """The exact bytes, once the member's signature over them holds."""
+        site = self.site(member)
+        return signed.open_(item, self.us.members[site], label, context=self.h, sender=site, recipient=None)
+
+    @property
+    def neighbours(self) -> tuple[MemberIndex, ...]:
+        return graph.neighbours(self.me, self.params.clients)
+
+    def check_senders(
+        self, senders: tuple[MemberIndex, ...], allowed: frozenset[MemberIndex], what: str
+    ) -> None:
+        """A list from the aggregator: strictly sorted, without this client, only from `allowed`."""
+        if any(low >= high for low, high in itertools.pairwise(senders)):
+            raise PeerError(f"the list of {what} is not strictly sorted: an id is repeated")
+        if not allowed.issuperset(senders):
+            raise PeerError(f"the list of {what} names a member who is not allowed in it")
+
+
+# -- the states --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """Ephemeral keys are out. Next: encapsulate to the adverts of the others."""
+
+    attempt: Attempt
+    keys: agreement.KeyPair = field(repr=False)
+    statement: bytes
+
+    def encapsulate(self, request: Adverts) -> tuple[Encapsulated, CiphertextList]:
+        a = self.attempt
+        senders = tuple(member for member, _ in request.adverts)
+        a.check_senders(senders, frozenset(map(MemberIndex, range(a.params.clients))), "adverts")
+        statements: dict[MemberIndex, bytes] = {}
+        peers: dict[MemberIndex, Advert] = {}
+        for member, item in request.adverts:
+            statement = a.verify(item, Label.SIGN_ADVERT, member)
+            if member == a.me:
+                if statement != self.statement:
+                    raise PeerError("the aggregator shows another advert in this site's name")
+                continue
+            advert = a.us.codec.decode(Advert, statement)
+            agreement.check_public(agreement.AgreementPublic(advert.x25519, advert.mlkem))
+            statements[member], peers[member] = statement, advert
+        self._refuse_repeated_keys(peers)
+        if len(peers) < a.params.threshold:
+            raise PeerError("fewer adverts than the threshold: shares could never be opened")
+        self._refuse_unsafe_retry(frozenset(a.site(member) for member in peers))
+        sent: dict[MemberIndex, tuple[bytes, bytes]] = {}
+        for member, advert in peers.items():
+            if member > a.me:
+                sent[member] = agreement.encapsulate(agreement.AgreementPublic(advert.x25519, advert.mlkem))
+        items = tuple(
+            ItemDigest(member, derive.item_digest(a.h, a.me, member, sent[member][0]))
+            for member in sorted(sent)
+        )
+        statement = a.us.codec.encode(CiphertextIndex(items))
+        statements[a.me] = self.statement
+        following = Encapsulated(a, self.keys, statements, peers, sent, statement)
+        ciphertexts = {member: ciphertext for member, (ciphertext, _) in sent.items()}
+        return following, CiphertextList(a.sign(Label.SIGN_CIPHERTEXTS, statement), ciphertexts)
+
+    def _refuse_repeated_keys(self, peers: Mapping[MemberIndex, Advert]) -> None:
+        """Two members with one key, or this client's own key reflected, would share a mask."""
+        own = self.attempt.us.codec.decode(Advert, self.statement)
+        adverts = [own, *peers.values()]
+        for part in ({advert.x25519 for advert in adverts}, {advert.mlkem for advert in adverts}):
+            if len(part) != len(adverts):
+                raise PeerError("an ephemeral key is repeated or reflected among the adverts")
+
+    def _refuse_unsafe_retry(self, present: frozenset[ClientId]) -> None:
+        """Mask again only once too few holders of the earlier attempt's shares can still open it."""
+        a = self.attempt
+        for left in a.us.record.left(a.manifest.round_id):
+            corrupt = max(left.corrupt, a.params.corrupt)
+            needed = len(left.neighbours) + corrupt - left.threshold + 1
+            if len(present.intersection(left.neighbours)) < needed:
+                raise StaleAttemptError(
+                    f"this site's vector left in attempt {left.attempt}, and fewer than {needed} of its "
+                    f"neighbours there are back",
+                    hint="Wait until the sites of the earlier attempt are connected again.",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Encapsulated:
+    """Ciphertexts are out. Next: agree on every edge, and share the two secrets."""
+
+    attempt: Attempt
+    keys: agreement.KeyPair = field(repr=False)
+    adverts: Mapping[MemberIndex, bytes]
+    peers: Mapping[MemberIndex, Advert]
+    sent: Mapping[MemberIndex, tuple[bytes, bytes]] = field(repr=False)
+    statement: bytes
+
+    def share(self, request: Ciphertexts) -> tuple[Shared, Bundle]:
+        a = self.attempt
+        senders = tuple(item.sender for item in request.lists)
+        a.check_senders(senders, frozenset(self.peers), "ciphertext lists")
+        statements = {a.me: self.statement}
+        edges: dict[MemberIndex, EdgeKeys] = {}
+        for item in request.lists:
+            statements[item.sender] = a.verify(item.index, Label.SIGN_CIPHERTEXTS, item.sender)
+            edges[item.sender] = self._agree(item, statements[item.sender])
+        if len(edges) < a.params.threshold:
+            raise PeerError("fewer than t neighbours have agreed on a key")
+        holders = tuple(sorted(edges))
+        own_mask, recovery = (shamir.random_secret(a.us.entropy) for _ in range(2))
+        places = [holder + 1 for holder in holders]
+        mask_shares = shamir.split(own_mask, a.params.threshold, places, a.us.entropy)
+        recovery_shares = shamir.split(recovery, a.params.threshold, places, a.us.entropy)
+        items: dict[MemberIndex, BundleItem] = {}
+        for holder, mask_share, recovery_share in zip(holders, mask_shares, recovery_shares, strict=True):
+            shares = HeldShares(mask_share, recovery_share)
+            items[holder] = BundleItem(
+                envelope=derive.seal_envelope(edges[holder], a.h, a.me, holder, shares),
+                self_share=derive.self_commitment(a.h, a.me, holder, mask_share),
+                recovery_share=derive.recovery_commitment(a.h, a.me, holder, recovery_share),
+                edge=derive.edge_commitment(a.h, a.me, holder, edges[holder].mask),
+            )
+        blob = derive.seal_blob(recovery, a.h, a.me, {holder: edges[holder].mask for holder in holders})
+        index = ShareIndex(
+            items=tuple(
+                ItemDigest(
+                    holder, derive.item_digest(a.h, a.me, holder, derive.bundle_item_bytes(items[holder]))
+                )
+                for holder in holders
+            ),
+            blob=derive.item_digest(a.h, a.me, a.me, blob),
+        )
+        statement = a.us.codec.encode(index)
+        following = Shared(
+            a, self.adverts, statements, edges, derive.self_mask_seed(own_mask, a.h, a.me), statement
+        )
+        return following, Bundle(a.sign(Label.SIGN_BUNDLE, statement), items, blob)
+
+    def _agree(self, item: DeliveredCiphertexts, statement: bytes) -> EdgeKeys:
+        """The edge's secrets, from the ciphertext that its lower end signed."""
+        a, other = self.attempt, item.sender
+        index = a.us.codec.decode(CiphertextIndex, statement)
+        if any(entry.member <= other for entry in index.items):
+            raise PeerError("a ciphertext list is for a lower-numbered member", culprits=[a.site(other)])
+        if other > a.me:
+            if item.own is not None:
+                raise PeerError("a ciphertext came from the higher-numbered end of an edge")
+            ciphertext, shared = self.sent[other]
+            low, high = self.adverts[a.me], self.adverts[other]
+        else:
+            ciphertext = self._own_ciphertext(item, index)
+            shared = self.keys.decapsulate(ciphertext)
+            low, high = self.adverts[other], self.adverts[a.me]
+        peer = self.peers[other]
+        secret = agreement.edge_secret(
+            self.keys,
+            agreement.AgreementPublic(peer.x25519, peer.mlkem),
+            shared,
+            salt=derive.agreement_salt(low, high, ciphertext),
+        )
+        return derive.edge_keys(secret, a.h, a.me, other)
+
+    def _own_ciphertext(self, item: DeliveredCiphertexts, index: CiphertextIndex) -> bytes:
+        a = self.attempt
+        digests = {entry.member: entry.digest for entry in index.items}
+        if item.own is None or a.me not in digests:
+            raise PeerError("a ciphertext list leaves this site out", culprits=[a.site(item.sender)])
+        if not derive.same(derive.item_digest(a.h, item.sender, a.me, item.own), digests[a.me]):
+            raise PeerError("a ciphertext is not the one that its sender signed")
+        return item.own
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Shares are out. Next: verify the others' bundles, and mask."""
+
+    attempt: Attempt
+    adverts: Mapping[MemberIndex, bytes]
+    ciphertexts: Mapping[MemberIndex, bytes]
+    edges: Mapping[MemberIndex, EdgeKeys] = field(repr=False)
+    self_seed: bytes = field(repr=False)
+    statement: bytes
+
+    def mask(self, request: Bundles) -> tuple[Masked, MaskedUpdate]:
+        a = self.attempt
+        senders = tuple(item.sender for item in request.bundles)
+        a.check_senders(senders, frozenset(self.edges), "bundles")
+        if len(senders) < a.params.threshold:
+            raise PeerError("fewer than t neighbours are in the share set")
+        statements = {a.me: self.statement}
+        held: dict[MemberIndex, HeldShares] = {}
+        complaints: list[MemberIndex] = []
+        for item in request.bundles:
+            statements[item.sender] = a.verify(item.index, Label.SIGN_BUNDLE, item.sender)
+            own = self._own_item(item, statements[item.sender])
+            shares = self._open(item.sender, own)
+            if shares is None:
+                complaints.append(item.sender)
+            else:
+                held[item.sender] = shares
+        t = transcript.transcript(a.h, self.adverts, self.ciphertexts, statements)
+        words = a.contribution.words()
+        if words.shape != (a.manifest.length,):
+            raise ValueError("the contribution does not have the layout's length")
+        a.contribution.mark_sent(a.manifest.attempt)
+        a.us.record.mark_left(
+            a.manifest.round_id,
+            Left(
+                attempt=a.manifest.attempt,
+                cohort=a.manifest.cohort,
+                corrupt=a.params.corrupt,
+                threshold=a.params.threshold,
+                neighbours=tuple(a.site(member) for member in a.neighbours),
+            ),
+        )
+        seeds = {member: self.edges[member].mask for member in senders}
+        bits = a.manifest.word_bits
+        masking.mask(words, me=a.me, self_seed=self.self_seed, edge_seeds=seeds, bits=bits)
+        packed = ring.pack(words, bits)
+        vector = derive.vector_digest(a.h, a.me, hashlib.sha256(packed).digest())
+        statement = a.us.codec.encode(MaskedStatement(vector, len(packed), tuple(complaints)))
+        following = Masked(a, t, frozenset(senders), held)
+        return following, MaskedUpdate(a.sign(Label.SIGN_MASKED, statement), packed)
+
+    def _own_item(self, item: DeliveredBundle, statement: bytes) -> BundleItem:
+        """The owner's item for this holder, once it is the one that its owner signed."""
+        a, owner = self.attempt, item.sender
+        index = a.us.codec.decode(ShareIndex, statement)
+        digests = {entry.member: entry.digest for entry in index.items}
+        if item.own is None or a.me not in digests:
+            raise PeerError("a neighbour's bundle does not list this site", culprits=[a.site(owner)])
+        if not derive.same(
+            derive.item_digest(a.h, owner, a.me, derive.bundle_item_bytes(item.own)), digests[a.me]
+        ):
+            raise PeerError("a bundle item is not the one that its owner signed")
+        ours = derive.edge_commitment(a.h, a.me, owner, self.edges[owner].mask)
+        if not derive.same(item.own.edge, ours):
+            raise PeerError("the two ends of an edge commit to different masks", culprits=[a.site(owner)])
+        return item.own
+
+    def _open(self, owner: MemberIndex, item: BundleItem) -> HeldShares | None:
+        """The shares for this holder; None where they are bad, which is complained about."""
+        a = self.attempt
+        try:
+            shares = derive.open_envelope(self.edges[owner], a.h, owner, a.me, item.envelope)
+            for share in (shares.self_share, shares.recovery_share):
+                shamir.check_share(share, a.me + 1)
+        except PeerError:
+            return None
+        good = derive.same(
+            derive.self_commitment(a.h, owner, a.me, shares.self_share), item.self_share
+        ) and derive.same(
+            derive.recovery_commitment(a.h, owner, a.me, shares.recovery_share), item.recovery_share
+        )
+        return shares if good else None
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """The vector is out. Next: sign one survivor set."""
+
+    attempt: Attempt
+    transcript: Digest
+    share_set: frozenset[MemberIndex]
+    held: Mapping[MemberIndex, HeldShares] = field(repr=False)
+
+    def confirm(self, request: ConfirmRequest) -> tuple[Confirmed, SignedReply]:
+        a, survivors = self.attempt, request.survivors
+        others = tuple(member for member in survivors if member != a.me)
+        a.check_senders(others, self.share_set, "survivors")
+        if survivors != tuple(sorted({*others, a.me})):
+            raise PeerError("the survivor list is not sorted, or this site is missing from it")
+        if len(survivors) < a.params.floor:
+            raise PeerError(f"{len(survivors)} survivors are below the floor of {a.params.floor}")
+        self._refuse_difference(frozenset(a.site(member) for member in survivors))
+        statement = a.us.codec.encode(Confirm(self.transcript, survivors))
+        a.us.record.confirm(a.h, statement)
+        return Confirmed(self, survivors, statement), SignedReply(a.sign(Label.SIGN_CONFIRM, statement))
+
+    def _refuse_difference(self, survivors: frozenset[ClientId]) -> None:
+        """Two sums over almost the same members would show the few by which they differ."""
+        a = self.attempt
+        key = a.terms.difference_key
+        if key is None:
+            return
+        for earlier in a.us.record.answered_under(key):
+            apart = len(survivors ^ earlier.survivors)
+            if earlier.attempt != a.h and 0 < apart < a.terms.min_cohort:
+                raise DifferenceRuleError(
+                    f"this sum and an earlier one of the same contribution differ by {apart} "
+                    f"member{'s' * (apart != 1)}, fewer than {a.terms.min_cohort}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """One survivor set is signed. Next: one more answer is owed, and only one."""
+
+    masked: Masked
+    survivors: tuple[MemberIndex, ...]
+    statement: bytes
+
+    def answer(self, request: UnmaskRequest) -> tuple[Finished, SignedReply]:
+        a = self.masked.attempt
+        if request.survivors != self.survivors:
+            raise ShareConflictError("shares are asked for another survivor set than the one signed here")
+        signers = tuple(member for member, _ in request.signatures)
+        a.check_senders(signers, frozenset(self.survivors), "survivors' signatures")
+        for member, signature in request.signatures:
+            a.verify(Signed(self.statement, signature), Label.SIGN_CONFIRM, member)
+        if len(signers) < a.params.quorum:
+            raise PeerError(f"{len(signers)} signatures are below the quorum of {a.params.quorum}")
+        survivors = [a.site(member) for member in self.survivors]
+        a.us.record.answer(a.manifest.round_id, a.manifest.attempt, a.h, survivors, a.terms.difference_key)
+        alive = frozenset(self.survivors)
+        shares = {
+            owner: SelfMaskShare(held.self_share) if owner in alive else RecoveryKeyShare(held.recovery_share)
+            for owner, held in self.masked.held.items()
+        }
+        statement = a.us.codec.encode(ShareAnswers(self.masked.transcript, shares))
+        reply = SignedReply(a.sign(Label.SIGN_UNMASK, statement))
+        return Finished(a, self.survivors, reply), reply
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Shares were given; all secrets are gone. What is left is to hear how the sum ended."""
+
+    attempt: Attempt
+    survivors: tuple[MemberIndex, ...]
+    reply: SignedReply
+
+    def repeat(self, request: UnmaskRequest) -> tuple[Finished, SignedReply]:
+        """The same bytes for the same survivors, whichever signatures come with them this time."""
+        if request.survivors != self.survivors:
+            raise ShareConflictError("shares are asked for another survivor set than the one answered here")
+        return self, self.reply
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No attempt is live."""
+
+
+State = Idle | Advertised | Encapsulated | Shared | Masked | Confirmed | Finished
+
+
+def attempt_of(state: State) -> Attempt | None:
+    """The attempt that a state belongs to."""
+    match state:
+        case Idle():
+            return None
+        case Confirmed():
+            return state.masked.attempt
+        case _:
+            return state.attempt

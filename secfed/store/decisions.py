@@ -1,0 +1,155 @@
+"""Write-once decisions, durable before they are acted on.
+
+A decision is a key and the exact bytes that were decided under it. Writing the same bytes
+again is fine (a restart asks the identical thing); other bytes are refused for good. SQLite
+in WAL mode with synchronous=FULL syncs every commit before `put` returns. A lock file beside
+the database turns a second process away, because two processes could each hold the other's
+premise for true.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from secfed.errors import DecisionConflictError, StorageError
+from secfed.store.files import PRIVATE_MODE, Barrier, Lock, no_barrier, storage_errors, sync_directory
+
+__all__ = ["DecisionStore"]
+
+_FORMAT = 1
+"""`user_version` of the database: which tables it holds."""
+
+_KEY = re.compile(r"[!-~]{1,400}")
+"""Printable ASCII without spaces, so that a key reads the same in a log, and sorts as its bytes."""
+
+_MAX_VALUE_BYTES = 64 << 20
+"""Far above a signed manifest of 10 000 members, and below what SQLite holds."""
+
+
+class DecisionStore:
+    """An open store of decisions; calls may come from several threads of one process.
+
+    Args:
+        path: The database file, created (0600) if it is missing; its directory exists.
+        barrier: See the package.
+
+    Raises:
+        StorageError: The file is damaged, of another format, or cannot be used.
+        LockedError: Another process has it open.
+    """
+
+    def __init__(self, path: Path, *, barrier: Barrier = no_barrier) -> None:
+        self._path = path
+        self._barrier = barrier
+        self._turn = threading.Lock()
+        self._lock = Lock(path.with_name(path.name + ".lock"))
+        try:
+            with storage_errors(path):
+                path.touch(mode=PRIVATE_MODE)
+            sync_directory(path.parent)
+            with self._errors():
+                self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
+            with self._errors():
+                self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def put(self, key: str, value: bytes) -> None:
+        """Decide `value` under `key`; durable when this returns. The same bytes again change nothing.
+
+        Raises:
+            DecisionConflictError: Other bytes were decided under this key.
+            StorageError: It could not be made durable; the decision must not be acted on.
+        """
+        if not _KEY.fullmatch(key) or len(value) > _MAX_VALUE_BYTES:
+            raise ValueError(f"no decision: key of {len(key)} characters, value of {len(value)} bytes")
+        with self._turn, self._errors():
+            self._barrier(f"before:decide {key}")
+            with self._transaction():
+                row = self._database.execute("SELECT value FROM decision WHERE key = ?", (key,)).fetchone()
+                if row is None:
+                    self._database.execute("INSERT INTO decision VALUES (?, ?)", (key, value))
+                elif row[0] != value:
+                    raise DecisionConflictError(f"{self._path}: {key} was already decided differently")
+            self._barrier(f"after:decide {key}")
+
+    def get(self, key: str) -> bytes | None:
+        """What was decided under `key`, or None."""
+        with self._turn, self._errors():
+            row = self._database.execute("SELECT value FROM decision WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        """All decisions whose key begins with `prefix`, in the order of their keys."""
+        with self._turn, self._errors():
+            rows = self._database.execute(
+                "SELECT key, value FROM decision WHERE key >= ? AND key < ? ORDER BY key",
+                (prefix, prefix + "\x7f"),  # above every character of a key
+            ).fetchall()
+        return [(str(key), bytes(value)) for key, value in rows]
+
+    def close(self) -> None:
+        """Release the database and its lock; a second call does nothing."""
+        with self._turn:
+            self._database.close()
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare(self) -> None:
+        """Set what durability needs, check what is there, and create the table in a new file."""
+        self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        mode = self._database.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        self._database.execute("PRAGMA synchronous = FULL")
+        if mode != "wal":
+            raise StorageError(f"{self._path}: this file system cannot hold a write-ahead log (mode {mode})")
+        verdict = self._database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise StorageError(f"{self._path} is damaged: {verdict}")
+        found = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if found == 0:
+            with self._transaction():
+                self._database.execute(
+                    "CREATE TABLE decision (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID"
+                )
+                self._database.execute(f"PRAGMA user_version = {_FORMAT}")
+        elif found != _FORMAT:
+            raise StorageError(f"{self._path} has format {found}; this program knows {_FORMAT}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit at the end, roll back on any error."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Name the file in every error of the database."""
+        try:
+            yield
+        except sqlite3.Error as problem:
+            raise StorageError(f"{self._path}: {problem}") from problem

@@ -1,0 +1,153 @@
+"""Uploads on disk: begun under a draft name, there under their own only when whole and synced.
+
+An upload stays until its sum is safe elsewhere and somebody discards it. Drafts that a crash
+left behind were never acknowledged and are removed at the next start. The caller holds its
+state directory's lock: a spool is for one process, one writer a name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from secfed.errors import StorageError
+from secfed.store.files import (
+    PRIVATE_MODE,
+    Barrier,
+    make_directory,
+    no_barrier,
+    remove,
+    storage_errors,
+    sync_directory,
+    write_all,
+)
+
+__all__ = ["Spool", "SpoolWriter"]
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+"""What is safe as a file name; a leading dot is kept for drafts."""
+
+_DRAFT_PREFIX = ".draft-"
+
+
+class SpoolWriter:
+    """One upload being written; nothing of it is visible before `commit`."""
+
+    def __init__(self, directory: Path, name: str, barrier: Barrier) -> None:
+        self._target = directory / name
+        self._draft = directory / (_DRAFT_PREFIX + name)
+        self._barrier = barrier
+        self._size_bytes = 0
+        with storage_errors(self._target):
+            self._file = os.open(
+                self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE
+            )
+
+    @property
+    def size_bytes(self) -> int:
+        """How much was written so far."""
+        return self._size_bytes
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Append a chunk; not durable before `commit`.
+
+        Raises:
+            StorageError: The disk refuses it; abort the upload.
+        """
+        with storage_errors(self._target):
+            write_all(self._file, chunk)
+        self._size_bytes += len(chunk)
+
+    def commit(self) -> None:
+        """Make the whole upload durable under its name; only now may it be acknowledged.
+
+        Raises:
+            StorageError: It could not be synced, or the name was taken meanwhile; abort it.
+        """
+        with storage_errors(self._target):
+            self._barrier(f"before:commit {self._target.name}")
+            os.fsync(self._file)
+            if self._target.exists():
+                raise StorageError(f"{self._target} was already uploaded")
+            self._draft.rename(self._target)
+            sync_directory(self._target.parent)
+            self._release()
+            self._barrier(f"after:commit {self._target.name}")
+
+    def abort(self) -> None:
+        """Drop what was written; after `commit` or a second time it does nothing."""
+        if self._file < 0:
+            return
+        self._release()
+        with storage_errors(self._target):
+            self._draft.unlink(missing_ok=True)
+
+    def _release(self) -> None:
+        os.close(self._file)
+        self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class Spool:
+    """A directory of whole uploads.
+
+    Args:
+        directory: Created (0700) if missing; drafts of an earlier run in it are removed.
+        barrier: See the package.
+
+    Raises:
+        StorageError: The directory cannot be used.
+    """
+
+    def __init__(self, directory: Path, *, barrier: Barrier = no_barrier) -> None:
+        self._directory = directory
+        self._barrier = barrier
+        make_directory(directory)
+        with storage_errors(directory):
+            for draft in directory.glob(_DRAFT_PREFIX + "*"):
+                draft.unlink()
+
+    def writer(self, name: str) -> SpoolWriter:
+        """Begin an upload; use it as a context, which aborts what was not committed.
+
+        Raises:
+            StorageError: The name is taken, by an upload or by one being written.
+        """
+        path = self._path(name)
+        if path.exists():
+            raise StorageError(f"{path} was already uploaded")
+        return SpoolWriter(self._directory, name, self._barrier)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a whole upload for reading; the caller closes it.
+
+        Raises:
+            StorageError: There is none of this name.
+        """
+        path = self._path(name)
+        with storage_errors(path):
+            return path.open("rb")
+
+    def discard(self, name: str) -> None:
+        """Remove an upload durably; one that is gone is no error."""
+        remove(self._path(name), barrier=self._barrier)
+
+    def names(self) -> list[str]:
+        """All whole uploads, sorted."""
+        with storage_errors(self._directory):
+            return sorted(path.name for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for an upload")
+        return self._directory / name

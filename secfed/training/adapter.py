@@ -1,0 +1,206 @@
+"""A base model from a local folder with a LoRA adapter on it, and its arrays by PEFT name.
+
+`load` and `arrays` are inverses. The initial values come from the job (`aggregation.initial`),
+never from torch's generator, so that all sites start from the same bits.
+
+Source: LoRA, Hu et al. 2021, arXiv:2106.09685; the PEFT library's names and folder format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from secfed.aggregation.spec import AdapterSpec
+from secfed.aggregation.strategy import HEAD_BIAS, HEAD_WEIGHT, NamedArrays, is_known
+from secfed.errors import ConfigError, EncodingError
+from secfed.training.classify import Classification, PooledClassifier
+from secfed.training.sft import Completions
+from secfed.training.task import Task
+
+__all__ = ["AdapterModel", "build", "choose_device", "schema", "task_columns", "task_of"]
+
+_SILENT_ADAPTER = ".default."
+"""PEFT puts the adapter's name into parameter names, but not into what it saves."""
+
+
+class AdapterModel:
+    """A frozen base model and the parameters of its adapter.
+
+    Attributes:
+        module: What a `Task` calls: a PeftModel, or a classifier around one.
+        spec: What the adapter is.
+        device: Where it lives.
+        parameters: Every array of the adapter by PEFT name, in sorted order.
+    """
+
+    def __init__(self, module: nn.Module, spec: AdapterSpec, device: torch.device) -> None:
+        self.module = module
+        self.spec = spec
+        self.device = device
+        self.parameters: dict[str, nn.Parameter] = dict(sorted(_adapter_parameters(module)))
+        module.requires_grad_(False)
+        module.eval()
+
+    def load(self, arrays: NamedArrays) -> None:
+        """Overwrite the adapter.
+
+        Raises:
+            EncodingError: Names or shapes are not exactly those of this adapter.
+        """
+        if set(arrays) != set(self.parameters):
+            wrong = ", ".join(sorted(set(arrays) ^ set(self.parameters)))
+            raise EncodingError(f"the adapter does not fit the base model: {wrong}")
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if arrays[name].shape != tuple(parameter.shape):
+                    raise EncodingError(
+                        f"{name!r} has shape {arrays[name].shape}, the model has {tuple(parameter.shape)}"
+                    )
+                parameter.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of the adapter, float32."""
+        return {
+            name: parameter.detach().to("cpu", torch.float32).numpy().copy()
+            for name, parameter in self.parameters.items()
+        }
+
+    @contextmanager
+    def trainable(self, names: Collection[str]) -> Iterator[dict[str, nn.Parameter]]:
+        """Let the named arrays, and nothing else, take gradients.
+
+        Dropout stays off: only the layers that own a trained array are put in training mode,
+        which is what their per-sample hooks look at.
+
+        Raises:
+            ConfigError: A trained array belongs to a layer that is not plainly linear.
+        """
+        chosen = {name: self.parameters[name] for name in sorted(names)}
+        owners = [layer for layer in self.module.modules() if _owns(layer, chosen.values())]
+        for layer in owners:
+            if type(layer) is not nn.Linear:
+                raise ConfigError(f"LoRA on {type(layer).__name__} is not covered; choose linear layers")
+        try:
+            for parameter in chosen.values():
+                parameter.requires_grad_(True)
+            for layer in owners:
+                layer.train()
+            yield chosen
+        finally:
+            self.module.requires_grad_(False)
+            self.module.eval()
+
+
+def build(spec: AdapterSpec, folder: Path, *, device: str = "auto") -> AdapterModel:
+    """Load a base model from a local folder and attach an adapter to it.
+
+    Args:
+        spec: The adapter.
+        folder: transformers' folder of the base model, safetensors.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ConfigError: The folder holds no such model, or the target modules are not in it.
+    """
+    place = choose_device(device)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        base = _auto_class(spec).from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no base model in {folder}: {error}") from error
+    return AdapterModel(_attach(base.to(place), spec).to(place), spec, place)
+
+
+def schema(spec: AdapterSpec, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the whole adapter, from the base model's config alone (no weights)."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no base model in {folder}: {error}") from error
+    with torch.device("meta"):
+        module = _attach(_auto_class(spec).from_config(config), spec)
+    return {name: tuple(parameter.shape) for name, parameter in sorted(_adapter_parameters(module))}
+
+
+def task_of(spec: AdapterSpec, folder: Path, max_length: int) -> Task:
+    """The task of an adapter, with the base model's tokenizer."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no tokenizer in {folder}: {error}") from error
+    if spec.trainer == "classify":
+        return Classification(tokenizer, spec.labels, max_length)
+    return Completions(tokenizer, max_length)
+
+
+def task_columns(spec: AdapterSpec) -> tuple[str, ...]:
+    """The columns that rows need for this adapter's trainer."""
+    return Classification.columns if spec.trainer == "classify" else Completions.columns
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of that name; `auto` takes CUDA where there is one.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(wanted)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {wanted!r}", hint="Use auto, cpu, cuda or cuda:N.") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("this machine has no CUDA device", hint='Set device = "auto" or "cpu".')
+    return place
+
+
+def _auto_class(spec: AdapterSpec) -> Any:
+    """transformers' class for the task: the bare encoder, or the causal language model."""
+    return transformers.AutoModel if spec.trainer == "classify" else transformers.AutoModelForCausalLM
+
+
+def _attach(base: Any, spec: AdapterSpec) -> nn.Module:
+    """Put LoRA layers into a base model that is on its device already."""
+    config = LoraConfig(
+        task_type="FEATURE_EXTRACTION" if spec.trainer == "classify" else "CAUSAL_LM",
+        r=spec.r,
+        lora_alpha=spec.alpha,
+        lora_dropout=0.0,
+        target_modules=list(spec.target_modules),
+        bias="none",
+    )
+    hidden = base.config.hidden_size
+    try:
+        adapted: nn.Module = get_peft_model(base, config)
+    except ValueError as error:
+        raise ConfigError(f"LoRA cannot be attached: {error}") from error
+    return PooledClassifier(adapted, hidden, len(spec.labels)) if spec.trainer == "classify" else adapted
+
+
+def _adapter_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of the adapter and the head, under the names PEFT saves them by."""
+    for name, parameter in module.named_parameters():
+        public = name.removeprefix("encoder.").replace(_SILENT_ADAPTER, ".")
+        if name in (HEAD_WEIGHT, HEAD_BIAS) or (_SILENT_ADAPTER in name and is_known(public)):
+            yield public, parameter
+        elif _SILENT_ADAPTER in name:
+            raise ConfigError(f"PEFT made {public!r}, which no strategy carries; choose plain linear layers")
+
+
+def _owns(layer: nn.Module, parameters: Collection[nn.Parameter] | Mapping[str, nn.Parameter]) -> bool:
+    """Whether a layer holds one of these parameters itself."""
+    wanted = {id(parameter) for parameter in parameters}
+    return any(id(parameter) in wanted for parameter in layer.parameters(recurse=False))

@@ -1,0 +1,88 @@
+"""`classify`: a mean-pooled encoder with a linear head, cross entropy of each record.
+
+The encoder's own pooler is left out: in sentence encoders it was never trained. The head is
+clipped and noised jointly with the adapter.
+
+Source: mean pooling, Reimers and Gurevych 2019, arXiv:1908.10084.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secfed.errors import DataError
+from secfed.training.task import Example, pad
+
+__all__ = ["Classification", "PooledClassifier"]
+
+
+class PooledClassifier(nn.Module):
+    """Encoder, mean over the tokens that are no padding, linear head.
+
+    Args:
+        encoder: Returns `last_hidden_state`, shape (records, tokens, hidden).
+        hidden: Width of the encoder.
+        labels: Number of classes.
+    """
+
+    def __init__(self, encoder: nn.Module, hidden: int, labels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(hidden, labels)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits, shape (records, labels)."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(states.dtype)
+        pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
+        logits: Tensor = self.head(pooled)
+        return logits
+
+
+class Classification:
+    """Rows with a text and a label out of the plan's list.
+
+    Args:
+        tokenizer: The base model's tokenizer.
+        labels: Class names in order, from the job plan.
+        max_length: Longest text in tokens; the rest is cut.
+    """
+
+    columns = ("text", "label")
+    metric = "accuracy"
+
+    def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._indices = {label: index for index, label in enumerate(labels)}
+        self._max_length = max_length
+
+    def example(self, row: Mapping[str, str]) -> Example:
+        """Token ids and the label's index."""
+        label = row["label"]
+        if label not in self._indices:
+            raise DataError(f"label {label!r} is not in the job's list ({', '.join(self._indices)})")
+        tokens = self._tokenizer(row["text"], truncation=True, max_length=self._max_length)["input_ids"]
+        full = self._tokenizer(row["text"])["input_ids"] if len(tokens) == self._max_length else tokens
+        return Example(tuple(tokens), (self._indices[label],), cut=len(full) - len(tokens))
+
+    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """input_ids and attention_mask, shape (records, longest); targets, shape (records,)."""
+        return {
+            "input_ids": pad([example.tokens for example in examples], self._tokenizer.pad_token_id),
+            "attention_mask": pad([[1] * len(example.tokens) for example in examples], 0),
+            "targets": torch.tensor([example.targets[0] for example in examples]),
+        }
+
+    def losses(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Cross entropy of every record, shape (records,)."""
+        logits = module(batch["input_ids"], batch["attention_mask"])
+        return nn.functional.cross_entropy(logits, batch["targets"], reduction="none")
+
+    def measure(self, module: nn.Module, batch: Mapping[str, Tensor]) -> tuple[float, int]:
+        """Records classified rightly, and records."""
+        guesses = module(batch["input_ids"], batch["attention_mask"]).argmax(dim=1)
+        return float((guesses == batch["targets"]).sum()), len(guesses)

@@ -1,0 +1,256 @@
+"""DP-SGD: noisy sums of clipped gradients, one gradient a privacy unit.
+
+Per-record gradients come from Opacus' hooks, and its DPOptimizer is extended where its defaults
+are not private enough: sampling, noise and denominators are not left to it.
+
+- Batches come from `random.PoissonSampler`: secret, over units, never capped. An empty one still
+  takes its noisy step.
+- The gradients of a unit's records are averaged, and the unit is clipped once. Norms and sums are
+  float64; a factor (1 - 1e-6) covers their rounding. A unit whose gradient is not finite counts
+  as zero, so that it cannot show.
+- Noise is drawn once a logical batch, whatever micro-batches it was walked in, from a secret
+  stream; the noisy sum is put on a grid and divided by the public constant B.
+
+Source: Abadi et al. 2016, arXiv:1607.00133.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus.grad_sample import GradSampleHooks
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+
+from secfed.training.adapter import AdapterModel
+from secfed.training.random import PoissonSampler, Stream, gaussian, snap
+from secfed.training.task import Example, Task
+
+__all__ = [
+    "ROUNDING_MARGIN",
+    "MicroBatch",
+    "SecretNoiseOptimizer",
+    "accumulate",
+    "micro_batches",
+    "per_record_gradients",
+    "train",
+]
+
+ROUNDING_MARGIN = 1 - 1e-6
+"""Clipped gradients are shortened by this, so that rounding cannot carry a norm above C."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """A piece of a logical batch, small enough for memory.
+
+    Attributes:
+        records: Positions in the list of examples.
+        slots: For every record, the number of its unit within this piece.
+        shares: For every record, one over the number of records of its unit.
+        complete: How many of the piece's units end here; at most one goes on in the next piece.
+    """
+
+    records: tuple[int, ...] = field(repr=False)
+    slots: tuple[int, ...] = field(repr=False)
+    shares: tuple[float, ...] = field(repr=False)
+    complete: int
+
+
+def micro_batches(units: Sequence[Sequence[int]], size: int) -> Iterator[MicroBatch]:
+    """Cut a logical batch into pieces of at most `size` records; a unit may span several pieces."""
+    flat = [
+        (number, record, 1.0 / len(unit), position == len(unit) - 1)
+        for number, unit in enumerate(units)
+        for position, record in enumerate(unit)
+    ]
+    for start in range(0, len(flat), size):
+        piece = flat[start : start + size]
+        first = piece[0][0]
+        yield MicroBatch(
+            records=tuple(record for _, record, _, _ in piece),
+            slots=tuple(number - first for number, _, _, _ in piece),
+            shares=tuple(share for _, _, share, _ in piece),
+            complete=sum(last for _, _, _, last in piece),
+        )
+
+
+class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type information
+    """Opacus' DPOptimizer with units, float64 sums, secret noise and a public denominator.
+
+    Args:
+        inner: What makes a step of the noisy mean; everything in it is post-processing.
+        noise_multiplier: sigma, above 0.
+        clip: C, above 0.
+        batch: B, the public denominator, above 0.
+        noise: The secret stream.
+    """
+
+    def __init__(
+        self,
+        inner: torch.optim.Optimizer,
+        *,
+        noise_multiplier: float,
+        clip: float,
+        batch: float,
+        noise: Stream,
+    ) -> None:
+        if not (noise_multiplier > 0 and clip > 0 and batch > 0):
+            raise ValueError("noise multiplier, clipping norm and batch must be above 0")
+        super().__init__(
+            inner,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=clip,
+            expected_batch_size=None,
+            loss_reduction="sum",
+        )
+        self._batch = batch
+        self._noise = noise
+        self._unfinished: list[Tensor] | None = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Begin a logical batch: the sums start at zero, in float64, also where no record comes."""
+        super().zero_grad(set_to_none)
+        for parameter in self.params:
+            parameter.summed_grad = torch.zeros(
+                parameter.numel(), dtype=torch.float64, device=parameter.device
+            )
+        self._unfinished = None
+
+    def clip_and_accumulate(self, piece: MicroBatch) -> None:
+        """Average within units, clip each complete unit to C, and add it to the batch's sum.
+
+        Raises:
+            RuntimeError: A layer gave no per-record gradient (its hook did not run).
+        """
+        sums = self._unit_sums(piece)
+        square = sum((part.square().sum(dim=1) for part in sums), start=torch.zeros((), dtype=torch.float64))
+        counted = torch.isfinite(square)
+        scale = ROUNDING_MARGIN * (self.max_grad_norm / square.sqrt()).clamp(max=1.0)
+        for parameter, part in zip(self.params, sums, strict=True):
+            # a mask and not a factor of 0: zero times infinity is not zero
+            kept = torch.where(counted[:, None], part * scale[:, None], 0.0)
+            parameter.summed_grad += kept[: piece.complete].sum(dim=0)
+            parameter.grad_sample = None
+            parameter.grad = None
+        open_units = len(square) - piece.complete
+        self._unfinished = [part[-1] for part in sums] if open_units else None
+
+    def add_noise(self) -> None:
+        """Put one draw of noise on the whole batch's sum, and the result on a grid."""
+        if self._unfinished is not None:
+            raise RuntimeError("the last unit of the batch is not complete")
+        std = self.noise_multiplier * self.max_grad_norm
+        noise = gaussian(self._noise, sum(parameter.numel() for parameter in self.params), std)
+        start = 0
+        for parameter in self.params:
+            total: NDArray[np.float64] = parameter.summed_grad.cpu().numpy()
+            noisy = snap(total + noise[start : start + total.size], std)
+            parameter.summed_grad = torch.from_numpy(noisy).to(parameter.device)
+            start += total.size
+
+    def scale_grad(self) -> None:
+        """Divide by the public constant B, and hand the result to the inner optimiser."""
+        for parameter in self.params:
+            parameter.grad = (parameter.summed_grad / self._batch).view_as(parameter).to(parameter.dtype)
+            parameter.summed_grad = (
+                None  # a second step without `zero_grad` fails instead of adding noise twice
+            )
+
+    def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
+        """Noise and scale; always followed by the inner step, also after an empty batch."""
+        if closure is not None:
+            raise ValueError("a closure would compute gradients past the clipping")
+        self.add_noise()
+        self.scale_grad()
+        return True
+
+    def _unit_sums(self, piece: MicroBatch) -> list[Tensor]:
+        """Mean gradient of each unit so far, a float64 matrix (units, elements) a parameter."""
+        sums = []
+        for index, parameter in enumerate(self.params):
+            samples = parameter.grad_sample
+            if not isinstance(samples, Tensor) or len(samples) != len(piece.records):
+                raise RuntimeError("a trained layer gave no gradient a record; nothing was sent")
+            shares = torch.tensor(piece.shares, dtype=torch.float64, device=samples.device)
+            slots = torch.tensor(piece.slots, device=samples.device)
+            rows = samples.reshape(len(samples), -1).to(torch.float64) * shares[:, None]
+            part = torch.zeros(piece.slots[-1] + 1, rows.shape[1], dtype=torch.float64, device=samples.device)
+            part.index_add_(0, slots, rows)
+            if self._unfinished is not None:
+                part[0] += self._unfinished[index]
+            sums.append(part)
+        return sums
+
+
+@contextmanager
+def per_record_gradients(module: nn.Module) -> Iterator[None]:
+    """Opacus' hooks on a module, taken off again whatever happens."""
+    with warnings.catch_warnings():
+        # both are about what is meant here: a frozen base below the adapter, hooks on all its layers
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        hooks = GradSampleHooks(module, loss_reduction="sum")
+        try:
+            yield
+        finally:
+            hooks.cleanup()
+
+
+def accumulate(
+    model: AdapterModel,
+    task: Task,
+    examples: Sequence[Example],
+    units: Sequence[Sequence[int]],
+    optimizer: SecretNoiseOptimizer,
+    micro_batch: int,
+) -> None:
+    """Add the clipped gradients of a logical batch, micro-batch by micro-batch.
+
+    Units go by length, so that little is padded; the sum does not depend on their order.
+    """
+    ordered = sorted(units, key=lambda unit: max(len(examples[record].tokens) for record in unit))
+    for piece in micro_batches(ordered, micro_batch):
+        batch = task.collate([examples[record] for record in piece.records])
+        losses = task.losses(model.module, {name: part.to(model.device) for name, part in batch.items()})
+        torch.autograd.backward(losses.sum())
+        optimizer.clip_and_accumulate(piece)
+
+
+def train(
+    model: AdapterModel,
+    parameters: Mapping[str, nn.Parameter],
+    task: Task,
+    examples: Sequence[Example],
+    units: Sequence[Sequence[int]],
+    *,
+    sampler: PoissonSampler,
+    optimizer: SecretNoiseOptimizer,
+    steps: int,
+    micro_batch: int,
+    on_step: Callable[[int], None],
+) -> None:
+    """Take `steps` noisy steps. Each takes one batch from the sampler, an empty one included.
+
+    Args:
+        parameters: What is trained, by name; exactly what the optimiser holds.
+        examples: All records of the site.
+        units: Record positions of every unit.
+        on_step: Told the number of steps done; it learns nothing else.
+    """
+    held = [id(parameter) for parameter in optimizer.params]
+    if held != [id(parameter) for parameter in parameters.values()]:
+        raise ValueError("the optimiser must hold exactly the trained arrays, in order")
+    with per_record_gradients(model.module):
+        for step in range(1, steps + 1):
+            optimizer.zero_grad()
+            drawn = [units[index] for index in sampler.draw()]
+            accumulate(model, task, examples, drawn, optimizer, micro_batch)
+            optimizer.step()
+            on_step(step)

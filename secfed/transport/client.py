@@ -1,0 +1,369 @@
+"""A member's way to the aggregator: calls over one mTLS channel, each with a signed hello.
+
+What may be tried again is tried again: an aggregator that is away, a call that took too long.
+A refusal is final. gRPC calls every failed handshake UNAVAILABLE, the code that retry loops
+retry for ever; so this side looks at its own certificate before it dials, and at the text of a
+failed connection after, and tells a wrong address, a wrong certificate and a revoked one apart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, Self
+
+import grpc
+import stamina
+
+from secfed.crypto.kdf import digest as labelled_digest
+from secfed.crypto.labels import Label
+from secfed.errors import (
+    AuthenticationError,
+    NetworkError,
+    PeerError,
+    RevokedError,
+    SecfedError,
+    StorageError,
+)
+from secfed.identity.certificate import Certificate
+from secfed.identity.keyfile import MemberKeys
+from secfed.identity.roster import Roster
+from secfed.identity.signed import Signed
+from secfed.ids import Digest, JobId
+from secfed.rounds.exchange import JobCommand, JobState, Said, StatusReply, Told
+from secfed.store import files
+from secfed.store.journal import EMPTY, Head
+from secfed.transport import chunks, status, tls
+from secfed.transport.hello import HelloMaker, RosterChangedError
+from secfed.wire import calls, limits, service, sums
+from secfed.wire import status as wire_status
+
+__all__ = ["Connection", "Rosters", "Sequence"]
+
+CALL_S = 30
+"""Longest a short call may take, seconds."""
+
+POLL_S = 45
+"""Longest an Exchange may take: the aggregator answers within some 20 seconds, if only with what is awaited."""
+
+SLOWEST_BYTES_PER_S = 64 << 10
+"""An upload or download slower than this is given up and begun again."""
+
+RETRY_FIRST_S, RETRY_MOST_S = 0.25, 2.0
+"""Pauses between tries; the longest is well within the five seconds in which a link must be taken up again."""
+
+REJECTIONS = 4
+"""So many connections that end between TLS and the first HTTP/2 frame are no accident: the aggregator
+does not accept this certificate. (One is what a process that is just stopping looks like.)"""
+
+_SEQUENCE_AHEAD_NS = 60 * 10**9
+"""Numbers are reserved on disk for a minute ahead, so that a call costs no sync."""
+
+
+class Rosters(Protocol):
+    """The port to `rounds.rosters.RosterKeeper`."""
+
+    @property
+    def current(self) -> Roster:
+        """The roster in force here."""
+
+    def accept(self, data: bytes) -> Roster:
+        """Verify a newer roster and go by it."""
+
+
+class Sequence:
+    """Numbers for hellos: nanoseconds since 1970 that only grow, across restarts and clock changes.
+
+    Args:
+        path: Where the highest reserved number is kept; the directory exists.
+        now_ns: The clock.
+
+    Raises:
+        StorageError: The file cannot be used.
+    """
+
+    def __init__(self, path: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self._path, self._now_ns = path, now_ns
+        self._last = self._reserved = self._read()
+
+    def __call__(self) -> int:
+        """The next number."""
+        self._last = max(self._last + 1, self._now_ns())
+        if self._last >= self._reserved:
+            self._reserved = self._last + _SEQUENCE_AHEAD_NS
+            files.replace(self._path, str(self._reserved).encode())
+        return self._last
+
+    def _read(self) -> int:
+        if not self._path.exists():
+            return 0
+        with files.storage_errors(self._path):
+            text = self._path.read_bytes()
+        if not text.isdigit() or len(text) > 20:
+            raise StorageError(f"{self._path} holds no number")
+        # A clean stop is not told from a crash, so the whole reserve is skipped, unless the clock is past it.
+        return int(text)
+
+
+class Connection:
+    """One member's channel to the aggregator, opened on the first call.
+
+    Args:
+        address: `host:port` to dial.
+        keys: The member's.
+        rosters: What this side goes by; a newer roster is fetched and accepted when a call is
+            refused because of it.
+        sequence: Numbers for the hellos.
+        now: The clock, for validity.
+        ledger_head: Head of the ledger of the job in hand.
+        patience_s: How long an aggregator that is away is tried again; None for ever.
+        on_retry: Told of each failed try.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        keys: MemberKeys,
+        rosters: Rosters,
+        sequence: Callable[[], int],
+        *,
+        now: Callable[[], datetime],
+        ledger_head: Callable[[], Head] = lambda: EMPTY,
+        patience_s: float | None = None,
+        on_retry: Callable[[NetworkError], None] = lambda _: None,
+    ) -> None:
+        self._address, self._keys, self._rosters, self._sequence = address, keys, rosters, sequence
+        self._now, self._ledger_head = now, ledger_head
+        self._patience_s, self._on_retry = patience_s, on_retry
+        self._channel: grpc.Channel | None = None
+        self._peer: Certificate | None = None
+        self._rejected = 0
+
+    # -- rounds: the Link port -----------------------------------------------------------------
+
+    def exchange(self, said: Said) -> Told:
+        """Say something, wait for what comes next."""
+        return sums.decode_told(self._call("Exchange", sums.encode_said(said), within_s=POLL_S))
+
+    def upload(self, attempt: Digest, statement: Signed, packed: bytes) -> Told:
+        """Send a masked vector in frames; begun again from the start if the link is lost."""
+        body = calls.encode_upload_header(calls.UploadHeader(attempt, statement))
+
+        def frames(hello: Signed) -> Iterator[bytes]:
+            yield calls.encode_upload_frame(calls.Call(hello, body))
+            for offset, piece in chunks.split(packed):
+                yield calls.encode_upload_frame(calls.Piece(offset, piece))
+
+        def send(channel: grpc.Channel, hello: Signed) -> bytes:
+            stub = channel.stream_unary(service.path("Upload"))
+            reply: bytes = stub(frames(hello), timeout=POLL_S + len(packed) / SLOWEST_BYTES_PER_S)
+            return reply
+
+        return sums.decode_told(self._persist("Upload", body, send))
+
+    def download(self, digest: Digest) -> bytes:
+        """Fetch an adapter by its digest.
+
+        Raises:
+            PeerError: What came does not have this digest, or is too long.
+        """
+        body = calls.encode_download(digest)
+
+        def fetch(channel: grpc.Channel, hello: Signed) -> bytes:
+            stub = channel.unary_stream(service.path("Download"))
+            pieces = stub(
+                calls.encode_call(calls.Call(hello, body)),
+                timeout=POLL_S + limits.VECTOR_BYTES_MAX / SLOWEST_BYTES_PER_S,
+            )
+            return _assemble(pieces)
+
+        data = self._persist("Download", body, fetch)
+        if labelled_digest(Label.ADAPTER, data) != digest:
+            raise PeerError("the adapter that came is not the one that was asked for")
+        return data
+
+    def roster(self) -> bytes:
+        """Fetch the current roster's signed text, not yet verified."""
+        return calls.decode_roster(self._call("GetRoster", b""))
+
+    # -- people --------------------------------------------------------------------------------
+
+    def status(self, job: JobId | None = None) -> StatusReply:
+        """How the federation stands."""
+        return wire_status.decode_status(self._call("GetStatus", wire_status.encode_status_request(job)))
+
+    def start_job(self, job_plan: bytes) -> JobState:
+        """Start a job from its signed plan; an admin's call."""
+        return wire_status.decode_job_reply(self._call("StartJob", calls.encode_start_job(job_plan)))
+
+    def control_job(self, command: JobCommand) -> JobState:
+        """Pause, resume or stop a job; an admin's call."""
+        return wire_status.decode_job_reply(self._call("ControlJob", calls.encode_job_command(command)))
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Look at this side's own papers, before anything is dialled.
+
+        Raises:
+            AuthenticationError: The roster does not know the site, or has other keys for it.
+            RevokedError: The site was revoked.
+            CertificateExpiredError: Its certificate, its entry or the roster is outside its dates.
+        """
+        roster, keys, now = self._rosters.current, self._keys, self._now()
+        keys.certificate.check_validity(now)
+        member = roster.member(keys.site)
+        roster.require(keys.site, member.role, now)
+        if (member.identity_key, member.certificate.digest) != (keys.signing.public, keys.certificate.digest):
+            raise AuthenticationError(
+                f"the key file of {keys.site} ({keys.fingerprint}) is not the one that roster version "
+                f"{roster.version} lists ({member.fingerprint})"
+            )
+
+    def close(self) -> None:
+        """Close the channel; the next call would open another."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- one call ------------------------------------------------------------------------------
+
+    def _call(self, method: str, body: bytes, *, within_s: float = CALL_S) -> bytes:
+        def ask(channel: grpc.Channel, hello: Signed) -> bytes:
+            stub = channel.unary_unary(service.path(method))
+            reply: bytes = stub(calls.encode_call(calls.Call(hello, body)), timeout=within_s)
+            return reply
+
+        return self._persist(method, body, ask)
+
+    def _persist(self, method: str, body: bytes, act: Callable[[grpc.Channel, Signed], bytes]) -> bytes:
+        """Try until it works, or is refused, or patience ends; each try has a hello of its own."""
+        self.check()
+        tries = stamina.retry_context(
+            on=NetworkError,
+            attempts=None,
+            timeout=self._patience_s,
+            wait_initial=RETRY_FIRST_S,
+            wait_max=RETRY_MOST_S,
+            wait_jitter=RETRY_FIRST_S,
+        )
+        for attempt in tries:
+            with attempt:
+                try:
+                    return self._with_current_roster(method, body, act)
+                except NetworkError as failure:
+                    self._on_retry(failure)
+                    raise
+        raise NetworkError(f"{method} was not tried")  # unreachable: the context returns or raises
+
+    def _with_current_roster(
+        self, method: str, body: bytes, act: Callable[[grpc.Channel, Signed], bytes]
+    ) -> bytes:
+        """One try; once more under a newer roster, where that was all that was missing."""
+        try:
+            return self._once(method, body, act)
+        except RosterChangedError:
+            self._rosters.accept(calls.decode_roster(self._once("GetRoster", b"", _roster_call)))
+            self.check()
+            return self._once(method, body, act)
+
+    def _once(self, method: str, body: bytes, act: Callable[[grpc.Channel, Signed], bytes]) -> bytes:
+        roster = self._rosters.current
+        channel, maker = self._dial(roster.aggregator.certificate)
+        head = self._ledger_head()
+        hello = maker.make(
+            method, body, roster=roster.digest, ledger_head=head.digest, ledger_entries=head.count
+        )
+        try:
+            reply = act(channel, hello)
+        except grpc.RpcError as failure:
+            raise self._explain(failure) from None
+        self._rejected = 0
+        return reply
+
+    def _dial(self, peer: Certificate) -> tuple[grpc.Channel, HelloMaker]:
+        """The channel to the roster's aggregator; a new one if its certificate changed."""
+        if self._channel is not None and peer != self._peer:
+            self.close()
+        if self._channel is None:
+            options = [
+                *tls.channel_options(),
+                ("grpc.max_receive_message_length", limits.REPLY_BYTES_MAX),
+                ("grpc.initial_reconnect_backoff_ms", int(RETRY_FIRST_S * 1000)),
+                ("grpc.min_reconnect_backoff_ms", int(RETRY_FIRST_S * 1000)),
+                ("grpc.max_reconnect_backoff_ms", int(RETRY_MOST_S * 1000)),
+            ]
+            credentials = tls.channel_credentials(self._keys, peer.pem)
+            self._channel, self._peer = grpc.secure_channel(self._address, credentials, options), peer
+        federation = self._rosters.current.federation
+        return self._channel, HelloMaker(self._keys, federation, peer, self._sequence)
+
+    def _explain(self, failure: grpc.RpcError) -> SecfedError:
+        """What a failed call means: the other side's own words, or what the connection's end shows."""
+        code, details = failure.code(), failure.details() or ""
+        error = status.restore(code, details, failure.trailing_metadata())
+        if code is not grpc.StatusCode.UNAVAILABLE or _is_answered(failure):
+            return error
+        if "CERTIFICATE_VERIFY_FAILED" in details:
+            return AuthenticationError(
+                f"{self._address} shows another TLS certificate than the aggregator's in the roster",
+                hint="Check the address; if the aggregator's key was rotated, get the newest roster from its owner.",
+            )
+        connecting = "failed to connect" in details
+        if connecting and ("Socket closed" in details or "Connection reset" in details):
+            self._rejected += 1
+            if self._rejected >= REJECTIONS:
+                return RevokedError(
+                    f"the aggregator at {self._address} no longer accepts the certificate of {self._keys.site}, "
+                    "which this side's roster still lists: it was revoked or replaced"
+                )
+            return NetworkError(f"{self._address} ended the connection")
+        self._rejected = 0
+        return NetworkError(_why(self._address, details) if details else str(error))
+
+
+def _roster_call(channel: grpc.Channel, hello: Signed) -> bytes:
+    stub = channel.unary_unary(service.path("GetRoster"))
+    reply: bytes = stub(calls.encode_call(calls.Call(hello, b"")), timeout=CALL_S)
+    return reply
+
+
+def _is_answered(failure: grpc.RpcError) -> bool:
+    """Whether the aggregator itself refused, with its reason beside the code."""
+    return any(key == status.DETAIL_KEY for key, _ in failure.trailing_metadata() or ())
+
+
+def _why(address: str, details: str) -> str:
+    """A failed connection in a person's words."""
+    if "Connection refused" in details:
+        return f"nothing listens at {address}"
+    if "resolving" in details or "address lookup" in details:
+        return f"the name in {address} cannot be resolved"
+    if "handshake failed" in details:
+        return f"what listens at {address} does not speak TLS as an aggregator does"
+    if "failed to connect" in details:
+        return f"{address} cannot be reached"
+    return f"the connection to {address} was lost"
+
+
+def _assemble(pieces: Iterator[bytes]) -> bytes:
+    """The chunks of a download, in order and complete."""
+    data, assembly = bytearray(), None
+    for piece in pieces:
+        chunk = calls.decode_chunk(piece)
+        if assembly is None:
+            assembly = chunks.Assembly(chunk.total_bytes)
+        assembly.accept(chunk.offset, len(chunk.data))
+        data += chunk.data
+    if assembly is None:
+        raise PeerError("a download brought nothing")
+    assembly.finish()
+    return bytes(data)

@@ -1,0 +1,244 @@
+"""The signed hello at the head of every call: who calls what, now, with this body, to this peer.
+
+TLS proves who opened the connection, once. The hello proves it for each call, under the roster
+in force, so that a revoked, expired or mistaken member hears a reason. It binds the call's
+body, the method, the certificate the caller saw, and a number that only grows, so that it is
+worth nothing for another call, on another connection, or twice.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from secfed import __version__
+from secfed.crypto.kdf import digest
+from secfed.crypto.labels import PROTOCOL_VERSION, Label
+from secfed.errors import AuthenticationError, PeerError, RosterError, VersionMismatchError
+from secfed.identity import signed
+from secfed.identity.certificate import Certificate
+from secfed.identity.keyfile import MemberKeys
+from secfed.identity.roles import Role
+from secfed.identity.roster import Member, Roster
+from secfed.identity.signed import Signed
+from secfed.ids import NO_DIGEST, ClientId, Digest, FederationId
+from secfed.rounds.exchange import Hello
+from secfed.wire import calls
+
+__all__ = [
+    "MAX_SKEW_S",
+    "PERMITTED",
+    "Caller",
+    "HelloGate",
+    "HelloMaker",
+    "RosterChangedError",
+    "body_digest",
+]
+
+MAX_SKEW_S = 600
+"""How far a caller's clock may be off, seconds. It bounds what a replay could reach after a restart, when
+the highest number of each caller is not known yet."""
+
+_NS = 1_000_000_000
+
+_EVERYBODY = (Role.CLIENT, Role.ADMIN, Role.AUDITOR)
+
+PERMITTED: dict[str, Collection[Role]] = {
+    "Exchange": (Role.CLIENT,),
+    "Upload": (Role.CLIENT,),
+    "Download": (Role.CLIENT, Role.ADMIN),
+    "GetRoster": _EVERYBODY,
+    "StartJob": (Role.ADMIN,),
+    "ControlJob": (Role.ADMIN,),
+    "GetStatus": _EVERYBODY,
+}
+"""Who may make which call; a call that does not stand here is nobody's."""
+
+_ANY_ROSTER = frozenset({"GetRoster"})
+"""Calls that serve a caller with an older roster, so that it can get the current one."""
+
+
+class RosterChangedError(RosterError):
+    """The caller holds another version of the roster than the aggregator."""
+
+    hint = "Fetch the current roster, verify it with the pinned roster key, and call again."
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a call, once everything about it has been checked."""
+
+    member: Member
+    hello: Hello
+
+    @property
+    def site(self) -> ClientId:
+        """The caller's name."""
+        return self.member.site
+
+    @property
+    def role(self) -> Role:
+        """The caller's role."""
+        return self.member.role
+
+
+def body_digest(body: bytes) -> Digest:
+    """What a hello says of its call's body."""
+    return digest(Label.BODY, body)
+
+
+class HelloMaker:
+    """Signs one member's hellos.
+
+    Args:
+        keys: The member's.
+        peer: The aggregator's certificate, which TLS demands on this channel.
+        sequence: Numbers that only grow, nanoseconds since 1970, across restarts too.
+    """
+
+    def __init__(
+        self, keys: MemberKeys, federation: FederationId, peer: Certificate, sequence: Callable[[], int]
+    ) -> None:
+        self._keys, self._federation, self._peer, self._sequence = keys, federation, peer.digest, sequence
+
+    def make(
+        self,
+        method: str,
+        body: bytes,
+        *,
+        roster: Digest,
+        ledger_head: Digest = NO_DIGEST,
+        ledger_entries: int = 0,
+    ) -> Signed:
+        """A hello for one call.
+
+        Args:
+            method: The call's name, as `wire.service.METHODS` has it.
+            body: The call's body; an upload's is its header.
+            roster: Digest of the roster held here.
+            ledger_head: Digest of the ledger's head for the job in hand.
+            ledger_entries: Entries up to it.
+        """
+        hello = Hello(
+            protocol=PROTOCOL_VERSION,
+            version=__version__,
+            federation=self._federation,
+            site=self._keys.site,
+            roster=roster,
+            method=method,
+            sequence=self._sequence(),
+            body=body_digest(body),
+            ledger_head=ledger_head,
+            ledger_entries=ledger_entries,
+            peer=self._peer,
+        )
+        return signed.sign(
+            self._keys.signing,
+            Label.SIGN_HELLO,
+            context=self._federation.encode(),
+            sender=self._keys.site,
+            recipient=None,
+            statement=calls.encode_hello(hello),
+        )
+
+
+class HelloGate:
+    """The aggregator's check of every call; remembers each caller's highest number.
+
+    Args:
+        own: The aggregator's certificate, which the caller must have seen.
+    """
+
+    def __init__(self, own: Certificate) -> None:
+        self._own = own.digest
+        self._highest: dict[ClientId, int] = {}
+
+    def check(
+        self, method: str, hello: Signed, body: bytes, peer_pem: bytes, roster: Roster, now: datetime
+    ) -> Caller:
+        """Decide one call.
+
+        Args:
+            method: The call that was made.
+            peer_pem: The certificate that TLS saw on the caller's side.
+            roster: The one in force.
+
+        Raises:
+            AuthenticationError: No member's certificate or signature; or a hello that was made for
+                another call, peer or federation, was seen before, or is of another time.
+            RevokedError, NotPermittedError, CertificateExpiredError: A member who may not.
+            VersionMismatchError: Another protocol version; both are named.
+            RosterChangedError: The caller holds another roster.
+        """
+        member = _owner(roster, peer_pem)
+        roster.require(member.site, PERMITTED.get(method, ()), now)
+        try:
+            statement = signed.open_(
+                hello,
+                member.identity_key,
+                Label.SIGN_HELLO,
+                context=roster.federation.encode(),
+                sender=member.site,
+                recipient=None,
+            )
+        except PeerError:
+            raise AuthenticationError(
+                f"the hello is not signed by {member.site} for this federation"
+            ) from None
+        said = calls.decode_hello(statement)
+        if said.protocol != PROTOCOL_VERSION:
+            raise VersionMismatchError(
+                f"{member.site} speaks protocol {said.protocol} (secfed {said.version}), "
+                f"the aggregator {PROTOCOL_VERSION} (secfed {__version__})"
+            )
+        self._check_binding(said, method, body, member, roster)
+        self._check_sequence(said, now)
+        if said.roster != roster.digest and method not in _ANY_ROSTER:
+            raise RosterChangedError(
+                f"the roster in force is version {roster.version}, {member.site} holds another"
+            )
+        return Caller(member, said)
+
+    def _check_binding(self, said: Hello, method: str, body: bytes, member: Member, roster: Roster) -> None:
+        wrong = {
+            "site": said.site != member.site,
+            "federation": said.federation != roster.federation,
+            "method": said.method != method,
+            "body": said.body != body_digest(body),
+            "peer": said.peer != self._own,
+        }
+        for name, differs in wrong.items():
+            if differs:
+                raise AuthenticationError(f"the hello of {member.site} was made for another {name}")
+
+    def _check_sequence(self, said: Hello, now: datetime) -> None:
+        """Only newer ones count, near this clock; the clock alone never lets anything in."""
+        off_s = abs(said.sequence - int(now.timestamp() * _NS)) // _NS
+        if off_s > MAX_SKEW_S:
+            raise AuthenticationError(
+                f"the clock of {said.site} is {off_s} s off the aggregator's, {MAX_SKEW_S} s are allowed",
+                hint="Set both clocks, by NTP for example.",
+            )
+        if said.sequence <= self._highest.get(said.site, 0):
+            raise AuthenticationError(
+                f"a hello of {said.site} was seen before, or overtaken by a later one",
+                hint="Use one process for each key; a repeated call needs a new hello.",
+            )
+        self._highest[said.site] = said.sequence
+
+
+def _owner(roster: Roster, peer_pem: bytes) -> Member:
+    """Whose certificate is on the other side; a revoked member's is found too, and refused later."""
+    try:
+        der = ssl.PEM_cert_to_DER_cert(peer_pem.decode("ascii").strip())
+    except ValueError:
+        raise AuthenticationError("the caller's certificate cannot be read") from None
+    for member in roster.members:
+        if member.certificate.der == der and roster.member(member.site) is member:
+            return member
+    raise AuthenticationError(
+        "the caller's certificate is no member's now: it was rotated, or never enrolled",
+        hint="Use the key file that was enrolled last; `secfed roster show` lists the fingerprints.",
+    )

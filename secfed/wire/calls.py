@@ -1,0 +1,257 @@
+"""The frames around every call, to bytes and back: the call itself, uploads, downloads, commands.
+
+A transport carries bytes and knows no schema: what it receives goes through a decoder here,
+so that the outermost message is held to the same limits and strictness as the innermost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from secfed.errors import PeerError
+from secfed.identity.signed import Signed
+from secfed.ids import Digest
+from secfed.rounds.exchange import Hello, JobCommand
+from secfed.wire import limits, service, strict
+from secfed.wire.pb import service_pb2 as pb
+from secfed.wire.pb import statements_pb2
+
+__all__ = [
+    "Call", "Chunk", "Piece", "UploadHeader", "decode_call", "decode_chunk", "decode_download",
+    "decode_hello", "decode_job_command", "decode_roster", "decode_start_job", "decode_upload_frame",
+    "decode_upload_header", "encode_call", "encode_chunk", "encode_download", "encode_hello",
+    "encode_job_command", "encode_roster", "encode_start_job", "encode_upload_frame",
+    "encode_upload_header",
+]  # fmt: skip
+
+_VERBS = ("pause", "resume", "stop")
+
+
+# -- every call --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The one argument of every call.
+
+    Attributes:
+        hello: A signed `Hello`; its body digest covers `body`.
+        body: A serialised message, by the method.
+    """
+
+    hello: Signed
+    body: bytes = field(repr=False)
+
+
+def encode_call(call: Call) -> bytes:
+    """Argument of a call.
+
+    Raises:
+        ValueError: The body is over 1 MiB.
+    """
+    return strict.serialise(_call_to(call), limits.CALL_BYTES_MAX)
+
+
+def decode_call(data: bytes) -> Call:
+    """The inverse of `encode_call`; neither hello nor body is parsed yet.
+
+    Raises:
+        PeerError: As every decoder here: over its limit, malformed, unknown fields, wrong
+            lengths, or not the message's one serialisation.
+    """
+    return _call_from(strict.parse(pb.Call, data, limits.CALL_BYTES_MAX))
+
+
+def _call_to(call: Call) -> pb.Call:
+    return pb.Call(hello=strict.signed_to(call.hello), body=call.body)
+
+
+def _call_from(message: pb.Call) -> Call:
+    if len(message.body) > limits.BODY_BYTES_MAX:
+        raise PeerError(f"a body of {len(message.body)} bytes is over the limit")
+    return Call(strict.signed_from(message.hello), message.body)
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """The statement at the head of a call."""
+    message = statements_pb2.Hello(
+        protocol=hello.protocol,
+        version=hello.version,
+        federation=hello.federation,
+        site=hello.site,
+        roster=hello.roster,
+        method=hello.method,
+        sequence=hello.sequence,
+        body=hello.body,
+        ledger_head=hello.ledger_head,
+        ledger_entries=hello.ledger_entries,
+        peer=hello.peer,
+    )
+    return strict.serialise(message, limits.HELLO_BYTES_MAX)
+
+
+def decode_hello(data: bytes) -> Hello:
+    """The inverse of `encode_hello`. Another protocol version parses, so that it can be named."""
+    message = strict.parse(statements_pb2.Hello, data, limits.HELLO_BYTES_MAX)
+    if message.method not in service.METHODS:
+        raise PeerError("a hello for a call that does not exist")
+    return Hello(
+        protocol=message.protocol,
+        version=strict.token(message.version, limits.VERSION_CHARS_MAX, "a version"),
+        federation=strict.federation(message.federation),
+        site=strict.site(message.site),
+        roster=strict.digest(message.roster, "a roster's digest"),
+        method=message.method,
+        sequence=message.sequence,
+        body=strict.digest(message.body, "a body's digest"),
+        ledger_head=strict.digest(message.ledger_head, "a ledger head"),
+        ledger_entries=message.ledger_entries,
+        peer=strict.digest(message.peer, "a certificate's digest"),
+    )
+
+
+# -- uploads -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UploadHeader:
+    """What is going to be uploaded: a signed `MaskedStatement` in the attempt with digest h."""
+
+    attempt: Digest
+    statement: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a packed vector, with how many bytes come before it."""
+
+    offset: int
+    data: bytes = field(repr=False)
+
+
+def encode_upload_header(header: UploadHeader) -> bytes:
+    """Body of the call in an upload's first frame."""
+    message = pb.UploadHeader(attempt=header.attempt, statement=strict.signed_to(header.statement))
+    return strict.serialise(message, limits.BODY_BYTES_MAX)
+
+
+def decode_upload_header(data: bytes) -> UploadHeader:
+    """The inverse of `encode_upload_header`."""
+    message = strict.parse(pb.UploadHeader, data, limits.BODY_BYTES_MAX)
+    return UploadHeader(strict.digest(message.attempt, "h"), strict.signed_from(message.statement))
+
+
+def encode_upload_frame(frame: Call | Piece) -> bytes:
+    """One frame of an upload: first the call, then the pieces in order.
+
+    Raises:
+        ValueError: The frame is over its limit.
+    """
+    match frame:
+        case Call():
+            message = pb.UploadFrame(call=_call_to(frame))
+        case Piece(offset, data):
+            message = pb.UploadFrame(piece=pb.Piece(offset=offset, data=data))
+    return strict.serialise(message, limits.FRAME_BYTES_MAX)
+
+
+def decode_upload_frame(data: bytes) -> Call | Piece:
+    """The inverse of `encode_upload_frame`."""
+    message = strict.parse(pb.UploadFrame, data, limits.FRAME_BYTES_MAX)
+    match message.WhichOneof("frame"):
+        case "call":
+            return _call_from(message.call)
+        case "piece":
+            return Piece(
+                strict.ranged(message.piece.offset, 0, limits.VECTOR_BYTES_MAX, "an offset"),
+                strict.sized(message.piece.data, limits.CHUNK_BYTES_MAX, "a piece"),
+            )
+        case _:
+            raise PeerError("an empty frame")
+
+
+# -- downloads ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Part of a file of `total_bytes`, with how many bytes come before it."""
+
+    offset: int
+    total_bytes: int
+    data: bytes = field(repr=False)
+
+
+def encode_download(digest: Digest) -> bytes:
+    """Body of a download: which file."""
+    return strict.serialise(pb.DownloadRequest(digest=digest), limits.COMMAND_BYTES_MAX)
+
+
+def decode_download(data: bytes) -> Digest:
+    """The inverse of `encode_download`."""
+    message = strict.parse(pb.DownloadRequest, data, limits.COMMAND_BYTES_MAX)
+    return strict.digest(message.digest, "a file's digest")
+
+
+def encode_chunk(chunk: Chunk) -> bytes:
+    """One message of a download's reply.
+
+    Raises:
+        ValueError: The chunk is over its limit.
+    """
+    message = pb.Chunk(offset=chunk.offset, total_bytes=chunk.total_bytes, data=chunk.data)
+    return strict.serialise(message, limits.FRAME_BYTES_MAX)
+
+
+def decode_chunk(data: bytes) -> Chunk:
+    """The inverse of `encode_chunk`; a chunk that reaches past the file's end is refused."""
+    message = strict.parse(pb.Chunk, data, limits.FRAME_BYTES_MAX)
+    total = strict.ranged(message.total_bytes, 1, limits.VECTOR_BYTES_MAX, "a file's size")
+    piece = strict.sized(message.data, limits.CHUNK_BYTES_MAX, "a chunk")
+    return Chunk(strict.ranged(message.offset, 0, total - len(piece), "an offset"), total, piece)
+
+
+# -- roster and jobs ---------------------------------------------------------------------------
+
+
+def encode_roster(text: bytes) -> bytes:
+    """Reply of GetRoster: the signed text.
+
+    Raises:
+        ValueError: It is over 4 MiB.
+    """
+    return strict.serialise(pb.RosterReply(text=text), limits.REPLY_BYTES_MAX)
+
+
+def decode_roster(data: bytes) -> bytes:
+    """The inverse of `encode_roster`; the text is not verified yet."""
+    message = strict.parse(pb.RosterReply, data, limits.REPLY_BYTES_MAX)
+    return strict.sized(message.text, limits.ROSTER_BYTES_MAX, "a roster")
+
+
+def encode_start_job(job_plan: bytes) -> bytes:
+    """Body of StartJob: the plan's text as an admin signed it.
+
+    Raises:
+        ValueError: It is over 1 MiB.
+    """
+    return strict.serialise(pb.StartJobRequest(job_plan=job_plan), limits.BODY_BYTES_MAX)
+
+
+def decode_start_job(data: bytes) -> bytes:
+    """The inverse of `encode_start_job`; the text is not verified yet."""
+    message = strict.parse(pb.StartJobRequest, data, limits.BODY_BYTES_MAX)
+    return strict.sized(message.job_plan, limits.JOB_PLAN_BYTES_MAX, "a job plan")
+
+
+def encode_job_command(command: JobCommand) -> bytes:
+    """Body of ControlJob."""
+    return strict.serialise(pb.JobCommand(job=command.job, verb=command.verb), limits.COMMAND_BYTES_MAX)
+
+
+def decode_job_command(data: bytes) -> JobCommand:
+    """The inverse of `encode_job_command`; a verb that does not exist is refused."""
+    message = strict.parse(pb.JobCommand, data, limits.COMMAND_BYTES_MAX)
+    if message.verb not in _VERBS:
+        raise PeerError("a command for a job is one of " + ", ".join(_VERBS))
+    return JobCommand(strict.job(message.job), message.verb)

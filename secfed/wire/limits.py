@@ -1,0 +1,124 @@
+"""Every bound on what a peer may send, with its unit and its reason.
+
+A message's size is compared with its limit before it is parsed, so that nobody makes this
+side allocate more than a small multiple of that.
+"""
+
+from __future__ import annotations
+
+from secfed.secagg.params import COMPLETE_GRAPH_MAX
+
+__all__ = [
+    "BLOB_ENTRY_BYTES", "BODY_BYTES_MAX", "CALL_BYTES_MAX", "CHUNK_BYTES_MAX", "COHORT_MAX",
+    "COMMAND_BYTES_MAX", "DIGEST_BYTES", "ENVELOPE_BYTES", "FRAME_BYTES_MAX", "HELLO_BYTES_MAX",
+    "HISTORY_ROUNDS_MAX", "JOBS_MAX", "JOB_PLAN_BYTES_MAX", "MLKEM_CIPHERTEXT_BYTES", "MLKEM_KEY_BYTES",
+    "NEIGHBOURS_MAX", "REPLY_BYTES_MAX", "ROSTER_BYTES_MAX", "ROUND_PLAN_BYTES_MAX", "SEAL_TAG_BYTES",
+    "SHARE_BYTES", "SIGNATURE_BYTES", "SITES_MAX", "STATEMENT_BYTES_MAX", "SUITE_CHARS_MAX",
+    "TEXT_BYTES_MAX", "VECTOR_BYTES_MAX", "VECTOR_WORDS_MAX", "VERSION_CHARS_MAX", "WORD_BITS_MAX",
+    "X25519_KEY_BYTES",
+]  # fmt: skip
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+
+# -- exact sizes, bytes; fixed by the primitives -----------------------------------------------
+
+DIGEST_BYTES = 32
+"""SHA-256."""
+
+SIGNATURE_BYTES = 64
+"""Ed25519, RFC 8032."""
+
+X25519_KEY_BYTES = 32
+"""RFC 7748."""
+
+MLKEM_KEY_BYTES = 1184
+"""ML-KEM-768 encapsulation key, FIPS 203."""
+
+MLKEM_CIPHERTEXT_BYTES = 1088
+"""ML-KEM-768 ciphertext, FIPS 203."""
+
+SHARE_BYTES = 32
+"""A number below 2^255 - 19."""
+
+SEAL_TAG_BYTES = 16
+"""What AES-256-GCM adds to a plaintext."""
+
+ENVELOPE_BYTES = 2 * SHARE_BYTES + SEAL_TAG_BYTES
+"""A share of the self mask and one of the recovery key, sealed."""
+
+BLOB_ENTRY_BYTES = 2 + 32
+"""A neighbour in a recovery blob: its index and the edge's mask seed."""
+
+# -- counts ------------------------------------------------------------------------------------
+
+COHORT_MAX = COMPLETE_GRAPH_MAX
+"""Members of one cohort; a longer list cannot come from an honest peer."""
+
+NEIGHBOURS_MAX = COHORT_MAX - 1
+"""Everybody else."""
+
+SITES_MAX = 4096
+"""Sites in a status reply: more than a roster within `ROSTER_BYTES_MAX` can hold."""
+
+JOBS_MAX = 256
+"""Jobs in a status reply; an aggregator's whole life has far fewer."""
+
+HISTORY_ROUNDS_MAX = 256
+"""Ended rounds of a job in a status reply: the newest; the audit log holds all."""
+
+WORD_BITS_MAX = 32
+"""B: a word of the ring fits in a uint32."""
+
+VECTOR_WORDS_MAX = 1 << 28
+"""Words in a vector: 1 GiB in memory, some forty times a rank-16 adapter of a 7B model's attention."""
+
+# -- sizes, bytes ------------------------------------------------------------------------------
+
+VECTOR_BYTES_MAX = VECTOR_WORDS_MAX * 4
+"""A packed vector of the most words at the widest word; a published file has no more either."""
+
+STATEMENT_BYTES_MAX = 64 * _KIB
+"""A statement: an outcome that gives a reason in full for each of 128 members just fits, and nothing
+else comes near; a share index of 127 neighbours has 5 KiB."""
+
+CHUNK_BYTES_MAX = _MIB
+"""A piece of a vector or file: half the cost per byte of 64 KiB pieces, and small beside a process."""
+
+BODY_BYTES_MAX = _MIB
+"""A call's body, and what Exchange answers: 127 ciphertext lists of 127 members are 0.8 MiB."""
+
+COMMAND_BYTES_MAX = _KIB
+"""Bodies that name a job, a digest or a verb."""
+
+HELLO_BYTES_MAX = _KIB
+"""A hello: eleven short fields."""
+
+CALL_BYTES_MAX = BODY_BYTES_MAX + 2 * _KIB
+"""A body, a hello, its signature and their lengths."""
+
+FRAME_BYTES_MAX = CALL_BYTES_MAX + 64
+"""The largest message that an aggregator takes in: a call or a piece in an upload's frame."""
+
+JOB_PLAN_BYTES_MAX = 512 * _KIB
+"""A job plan's signed text: the names and shapes of some 4000 arrays."""
+
+ROUND_PLAN_BYTES_MAX = 64 * _KIB
+"""A round plan's signed text: digests and deadlines, under 2 KiB."""
+
+ROSTER_BYTES_MAX = 4 * _MIB
+"""A roster's signed text: some 2500 members with their certificates."""
+
+REPLY_BYTES_MAX = ROSTER_BYTES_MAX + 64
+"""The largest message that a client takes in; a status reply is held to it too."""
+
+# -- text --------------------------------------------------------------------------------------
+
+TEXT_BYTES_MAX = 384
+"""A sentence or two for people, bytes of UTF-8."""
+
+VERSION_CHARS_MAX = 64
+"""A package version, characters."""
+
+SUITE_CHARS_MAX = 128
+"""A suite's name, long enough that another one can be reported by name, characters."""

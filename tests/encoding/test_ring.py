@@ -1,0 +1,140 @@
+"""Words modulo 2^B: packing by hand, against big integers, and strict unpacking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secfed.encoding import ring
+from secfed.errors import PeerError
+
+
+def random_words(count: int, bits: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(0, 1 << bits, count, dtype=np.uint32)
+
+
+def by_big_integer(words: Any, bits: int) -> bytes:
+    """The definition: word i stands at bit i B of one little-endian integer."""
+    value = sum(int(word) << bits * i for i, word in enumerate(words))
+    return value.to_bytes((len(words) * bits + 7) // 8, "little")
+
+
+def test_three_words_packed_by_hand() -> None:
+    """5, 0, 7 at 3 bits: 101, 000, 111 from the lowest bit on is 0b1_1100_0101."""
+    words = np.array([5, 0, 7], np.uint32)
+    assert ring.pack(words, 3) == bytes([0b11000101, 0b1])
+    assert ring.unpack(bytes([0b11000101, 0b1]), 3, 3).tolist() == [5, 0, 7]
+
+
+@pytest.mark.parametrize("bits", range(1, 33))
+def test_every_width_packs_as_its_definition(bits: int) -> None:
+    for count in (0, 1, 7, 8, 63, 64, 65, 130, 300):
+        words = random_words(count, bits, seed=count)
+        packed = ring.pack(words, bits)
+        assert packed == by_big_integer(words, bits)
+        assert len(packed) == ring.packed_bytes(count, bits)
+        unpacked = ring.unpack(packed, bits, count)
+        assert unpacked.dtype == np.uint32
+        assert np.array_equal(unpacked, words)
+
+
+@pytest.mark.parametrize("bits", [1, 7, 20, 23, 31, 32])
+def test_several_tiles_and_a_tail(bits: int) -> None:
+    """More than two tiles of 2048 blocks of 64 words, extremes included."""
+    words = random_words(2 * 2048 * 64 + 77, bits)
+    words[::1000] = (1 << bits) - 1
+    packed = ring.pack(words, bits)
+    assert np.array_equal(ring.unpack(packed, bits, words.size), words)
+    for start in (2047 * 64, 2048 * 64 - 8, 4096 * 64):  # around the tiles' ends
+        expected = by_big_integer(words[start : start + 72], bits)
+        assert packed[start * bits // 8 :].startswith(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 32), st.data())
+def test_unpack_is_the_inverse_of_pack(bits: int, data: st.DataObject) -> None:
+    words = np.array(data.draw(st.lists(st.integers(0, (1 << bits) - 1), max_size=200)), np.uint32)
+    assert np.array_equal(ring.unpack(ring.pack(words, bits), bits, words.size), words)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_any_buffer_is_unpacked(kind: Any) -> None:
+    words = random_words(100, 20)
+    assert np.array_equal(ring.unpack(kind(ring.pack(words, 20)), 20, 100), words)
+
+
+def test_a_slice_at_a_multiple_of_eight_words_starts_at_a_byte() -> None:
+    words = random_words(1000, 23)
+    packed = ring.pack(words, 23)
+    start = 8 * 41
+    assert ring.pack(words[start:], 23) == packed[start * 23 // 8 :]
+    assert np.array_equal(ring.unpack(packed[start * 23 // 8 :], 23, 1000 - start), words[start:])
+
+
+@pytest.mark.parametrize("change", [b"", b"\0", b"\0\0"])
+def test_another_length_is_refused(change: bytes) -> None:
+    packed = ring.pack(random_words(9, 20), 20)
+    wrong = packed[:-1] if not change else packed + change
+    with pytest.raises(PeerError, match="not 9 words"):
+        ring.unpack(wrong, 20, 9)
+
+
+def test_a_huge_count_is_refused_before_anything_is_allocated() -> None:
+    with pytest.raises(PeerError):
+        ring.unpack(b"abc", 20, 1 << 60)
+    with pytest.raises(PeerError):
+        ring.unpack(b"", 20, -1)
+
+
+def test_a_bit_after_the_last_word_is_refused() -> None:
+    """9 words of 20 bits are 22.5 bytes: each of the four spare bits is looked at."""
+    packed = ring.pack(random_words(9, 20), 20)
+    for bit in range(4, 8):
+        with pytest.raises(PeerError, match="after its last word"):
+            ring.unpack(packed[:-1] + bytes([packed[-1] | 1 << bit]), 20, 9)
+
+
+def test_a_word_that_does_not_fit_is_refused() -> None:
+    """Packed, it would run into its neighbour."""
+    with pytest.raises(ValueError, match="does not fit"):
+        ring.pack(np.array([0, 1 << 20], np.uint32), 20)
+
+
+@pytest.mark.parametrize("bits", [0, -1, 33])
+def test_widths_end_at_32(bits: int) -> None:
+    for call in (
+        lambda: ring.pack(np.zeros(3, np.uint32), bits),
+        lambda: ring.unpack(b"", bits, 0),
+        lambda: ring.reduce(np.zeros(3, np.uint32), bits),
+    ):
+        with pytest.raises(ValueError, match="1 to 32 bits"):
+            call()
+
+
+@pytest.mark.parametrize("words", [np.zeros(4, np.int32), np.zeros(4), np.zeros((2, 2), np.uint32)])
+def test_only_vectors_of_words_are_packed(words: Any) -> None:
+    with pytest.raises(ValueError, match="vector of uint32"):
+        ring.pack(words, 20)
+
+
+def test_strided_words_are_packed_too() -> None:
+    words = random_words(300, 11)
+    assert ring.pack(words[::3], 11) == ring.pack(words[::3].copy(), 11)
+
+
+@given(st.integers(1, 32), st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20))
+def test_reducing_once_at_the_end_is_reducing_at_each_step(bits: int, values: list[int]) -> None:
+    total = np.zeros(1, np.uint32)
+    for value in values:
+        ring.add_into(total, np.array([value], np.uint32))
+    ring.reduce(total, bits)
+    assert int(total[0]) == sum(values) % (1 << bits)
+
+
+def test_nothing_is_broadcast() -> None:
+    with pytest.raises(ValueError, match="does not add"):
+        ring.add_into(np.zeros(4, np.uint32), np.zeros(1, np.uint32))

@@ -1,0 +1,153 @@
+"""The figures that are known, the rules that any figure keeps, and that failures refuse."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from secfed.errors import LedgerError
+from secfed.privacy import accountant
+from secfed.privacy.accountant import CURVE_POINTS, curve, epsilon, round_down, round_up, running
+from secfed.privacy.events import (
+    Q_DENOMINATOR,
+    DiscreteGaussianSum,
+    Gaussian,
+    NonPrivate,
+    PoissonGaussian,
+)
+
+Make = Callable[..., PoissonGaussian]
+
+
+def test_the_reference_setting(event: Make) -> None:
+    figure = epsilon([event(1000)], 1e-5)
+    assert 1.827 <= figure.epsilon <= 1.840
+    assert 2.10 <= figure.epsilon_rdp <= 2.11
+    assert 2.40 <= figure.epsilon_filter <= 2.41
+    assert (figure.accountant, figure.relation) == ("PLD", "add-remove")
+    assert figure.accountant_version.startswith("dp-accounting 0.6")
+
+
+def test_less_noise(event: Make) -> None:
+    assert 7.433 <= epsilon([event(1000, "0.6")], 1e-5).epsilon <= 7.45
+
+
+def test_replace_one_of_a_single_gaussian_doubles_the_sensitivity() -> None:
+    one = PoissonGaussian(Q_DENOMINATOR, "1", 1, "replace-one", "record")
+    assert 9.997 <= epsilon([one], 1e-5).epsilon <= 10.02
+    assert epsilon([Gaussian("1", 1, "replace-one", "record")], 1e-5) == epsilon([one], 1e-5)
+
+
+def test_replace_one_under_sampling(event: Make) -> None:
+    figure = epsilon([event(1000)], 1e-5, relation="replace-one")
+    assert 2.843 <= figure.epsilon <= 2.86
+    assert figure.relation == "replace-one"
+    assert figure.epsilon < figure.epsilon_rdp < figure.epsilon_filter
+
+
+def test_four_records_of_one_person(event: Make) -> None:
+    person = PoissonGaussian(event().q_num, "1", 1000, "add-remove", "person", 4, "record")
+    assert 8.89 <= epsilon([person], 1e-5).epsilon <= 8.92
+
+
+def test_twenty_rounds_of_fifty_steps_are_a_thousand_steps(event: Make) -> None:
+    assert epsilon([event(50)] * 20, 1e-5) == epsilon([event(1000)], 1e-5)
+
+
+def test_many_gaussians_are_one_with_less_noise() -> None:
+    """By hand: 16 releases at sigma 4 are one at sigma 1, whose epsilon at 1e-5 is 4.377."""
+    assert epsilon([Gaussian("4", 16, "add-remove", "record")], 1e-5).epsilon == pytest.approx(
+        4.378, abs=2e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "noise", "q"), [(1010, "1", 0.01), (1000, "0.99", 0.01), (1000, "1", 0.0101)]
+)
+def test_more_steps_less_noise_or_more_sampling_never_costs_less(
+    event: Make, steps: int, noise: str, q: float
+) -> None:
+    least, more = epsilon([event(1000)], 1e-5), epsilon([event(steps, noise, q)], 1e-5)
+    assert more.epsilon > least.epsilon
+    assert more.epsilon_rdp > least.epsilon_rdp
+    assert more.epsilon_filter > least.epsilon_filter
+
+
+def test_only_no_event_costs_nothing() -> None:
+    assert epsilon([], 1e-5).epsilon == 0
+    assert epsilon([PoissonGaussian(1, "1000", 1, "add-remove", "record")], 0.5).epsilon == 0.001
+
+
+def test_one_non_private_release_makes_the_figure_infinite(event: Make) -> None:
+    figure = epsilon([event(), NonPrivate("pushed")], 1e-5)
+    assert (figure.epsilon, figure.epsilon_rdp, figure.epsilon_filter) == (math.inf,) * 3
+    text = figure.to_json()
+    assert text["epsilon"] is None
+    assert "not private" in str(text["reason"])
+
+
+def test_the_curve_rises_as_delta_falls(event: Make) -> None:
+    values = curve([event(1000)], [1e-5, 1e-6, 1e-7, 1e-8])
+    assert values[0] == epsilon([event(1000)], 1e-5).epsilon
+    assert list(values) == sorted(set(values))
+
+
+def test_a_running_row_is_exact_where_it_says_so_and_never_falls(event: Make) -> None:
+    count = CURVE_POINTS + 5
+    row = running([event(50)] * count, 1e-5)
+    figures = [epsilon([event(50 * (place + 1))], 1e-5).epsilon for place in range(count)]
+    assert sum(point.exact for point in row) == CURVE_POINTS
+    assert row[-1].exact
+    assert all(point.epsilon == figure for point, figure in zip(row, figures, strict=True) if point.exact)
+    assert all(point.epsilon >= figure for point, figure in zip(row, figures, strict=True))
+    assert [point.epsilon for point in row] == sorted(point.epsilon for point in row)
+    assert running([], 1e-5) == ()
+
+
+def test_a_hopeless_setting_is_still_bounded_and_never_below_a_better_one(event: Make) -> None:
+    """Where the PLD's arrays would grow without use, the Rényi bound is the figure."""
+    hopeless = epsilon([event(100, "0.1")], 1e-5)
+    assert hopeless.accountant == "RDP"
+    assert hopeless.epsilon == hopeless.epsilon_rdp > 200 > epsilon([event(5, "0.3")], 1e-5).epsilon
+
+
+def test_an_event_without_a_bound_is_refused() -> None:
+    with pytest.raises(LedgerError, match="discrete_gaussian_sum"):
+        epsilon([DiscreteGaussianSum(2**60, "1000", "80.5", 4, 10, "add-remove", "record")], 1e-5)
+
+
+def test_any_failure_of_the_library_refuses(event: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> float:
+        raise FloatingPointError("overflow")
+
+    monkeypatch.setattr(accountant, "_pld_epsilon", fail)
+    with pytest.raises(LedgerError, match="overflow"):
+        epsilon([event()], 1e-5)
+
+
+@pytest.mark.parametrize("nonsense", [math.nan, -1.0, 100.0, math.inf])
+def test_a_figure_that_the_cross_check_contradicts_refuses(
+    event: Make, monkeypatch: pytest.MonkeyPatch, nonsense: float
+) -> None:
+    monkeypatch.setattr(accountant, "_pld_epsilon", lambda *_: nonsense)
+    with pytest.raises(LedgerError, match="disagree"):
+        epsilon([event()], 1e-5)
+
+
+def test_figures_are_rounded_against_the_reader() -> None:
+    assert (round_up(1.8281), round_up(1.828), round_up(math.inf)) == (1.829, 1.829, math.inf)
+    assert (round_up(1.5), round_down(1.8289), round_down(-0.0001)) == (1.5, 1.828, -0.001)
+
+
+def test_the_gate_loads_no_accountant() -> None:
+    """Events, ledger, filter and budget, and the accountant's own import, stay light; a figure loads it."""
+    light = "import sys, secfed.privacy.budget, secfed.privacy.report, secfed.privacy.calibrate; "
+    loaded = "sys.exit(any(m.split('.')[0] in ('dp_accounting', 'scipy', 'torch') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", light + loaded], check=False).returncode == 0
+    heavy = "from secfed.privacy.events import Gaussian; from secfed.privacy.accountant import epsilon; "
+    heavy += "epsilon([Gaussian('1', 1, 'add-remove', 'record')], 1e-5); "
+    assert subprocess.run([sys.executable, "-c", light + heavy + loaded], check=False).returncode == 1

@@ -1,0 +1,88 @@
+"""Adapters by digest."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secfed.crypto import kdf
+from secfed.crypto.labels import Label
+from secfed.errors import StorageError
+from secfed.ids import Digest
+from secfed.store.adapters import AdapterStore
+
+ARRAYS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array([1.5], dtype=np.float64)}
+FACTS = {"round": 3, "job": "demo", "z": "1", "y": "2", "x": "3"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    return AdapterStore(tmp_path / "adapters", digest=partial(kdf.digest, Label.ADAPTER))
+
+
+def test_arrays_come_back_exactly(store: AdapterStore) -> None:
+    found = store.get(store.put(ARRAYS, FACTS))
+    assert found.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+def test_the_digest_is_that_of_the_files_bytes(store: AdapterStore, tmp_path: Path) -> None:
+    digest = store.put(ARRAYS, FACTS)
+    data = (tmp_path / "adapters" / f"{digest.hex()}.safetensors").read_bytes()
+    assert store.read_bytes(digest) == data
+    assert digest == kdf.digest(Label.ADAPTER, data)
+    assert store.put_bytes(data) == digest
+
+
+def test_the_same_arrays_give_the_same_bytes_in_another_process(store: AdapterStore, tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib, numpy as np; from functools import partial\n"
+        "from secfed.crypto import kdf; from secfed.crypto.labels import Label\n"
+        "from secfed.store.adapters import AdapterStore\n"
+        "s = AdapterStore(pathlib.Path(sys.argv[1]), digest=partial(kdf.digest, Label.ADAPTER))\n"
+        "a = {'a': np.array([1.5]), 'b': np.arange(6, dtype=np.float32).reshape(2, 3)}\n"
+        "print(s.put(a, {'x': '3', 'y': '2', 'z': '1', 'job': 'demo', 'round': 3}).hex())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "other")], capture_output=True, check=True, text=True
+    )
+    assert ended.stdout.strip() == store.put(dict(reversed(ARRAYS.items())), FACTS).hex()
+
+
+def test_an_array_in_another_memory_order_is_the_same_array(store: AdapterStore) -> None:
+    fortran = {**ARRAYS, "b": np.asfortranarray(ARRAYS["b"])}
+    assert store.put(fortran, FACTS) == store.put(ARRAYS, FACTS)
+
+
+def test_a_changed_file_is_refused(store: AdapterStore, tmp_path: Path) -> None:
+    digest = store.put(ARRAYS, FACTS)
+    path = tmp_path / "adapters" / f"{digest.hex()}.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    for read in (store.get, store.read_bytes):
+        with pytest.raises(StorageError, match="was changed"):
+            read(digest)
+
+
+def test_an_unknown_digest_names_the_missing_file(store: AdapterStore) -> None:
+    with pytest.raises(StorageError, match="No such file"):
+        store.get(Digest(bytes(32)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", pickle.dumps(ARRAYS), b"\xff" * 64, (1 << 40).to_bytes(8, "little") + b"{}"],
+    ids=["empty", "pickle", "noise", "long-header"],
+)
+def test_only_safetensors_is_taken_in(store: AdapterStore, data: bytes) -> None:
+    with pytest.raises(StorageError, match="not an adapter"):
+        store.put_bytes(data)

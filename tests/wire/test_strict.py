@@ -1,0 +1,129 @@
+"""Strictness that holds for every message alike: nothing unknown, nothing twice, nothing too long."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+from google.protobuf.message import Message
+
+from secfed.errors import PeerError
+from secfed.wire import limits, strict
+from secfed.wire.pb import statements_pb2 as pb
+
+UNKNOWN_FIELD = b"\x9a\x3f\x01\x00"
+"""Field 1011, one byte long."""
+
+
+def parts(message: Message) -> Iterator[Message]:
+    """A message and all messages in it, at any depth."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in value if field.is_repeated else [value]:
+                yield from parts(item)
+
+
+def test_an_unknown_field_is_refused_at_every_depth(wire: ModuleType) -> None:
+    depths = 0
+    for case in wire.CASES.values():
+        data = case.encode(case.value)
+        for place in range(len(list(parts(case.schema.FromString(data))))):
+            message = case.schema.FromString(data)
+            list(parts(message))[place].MergeFromString(UNKNOWN_FIELD)
+            with pytest.raises(PeerError, match="unknown fields"):
+                case.decode(message.SerializeToString(deterministic=True))
+            depths += place
+    assert depths > 100
+
+
+def test_size_is_checked_before_anything_is_parsed(wire: ModuleType) -> None:
+    for case in wire.CASES.values():
+        with pytest.raises(PeerError, match="over the limit"):
+            case.decode(bytes(case.limit + 1))
+
+
+def test_bytes_after_a_message_are_refused(wire: ModuleType) -> None:
+    for case in wire.CASES.values():
+        data = case.encode(case.value)
+        for tail in (b"\x00", b"\x07", data or b"\x01"):
+            with pytest.raises(PeerError):
+                case.decode(data + tail)
+
+
+TEXTS = {"body", "job_plan", "round_plan", "statement", "text"}
+"""Fields of any length up to a bound; `data` is one too, save for a ciphertext."""
+
+
+def test_every_bytes_field_has_one_length(wire: ModuleType) -> None:
+    """One byte more or less in a digest, key, share or sealed text is refused."""
+    tried = set()
+    for case in wire.CASES.values():
+        data = case.encode(case.value)
+        for place, part in enumerate(parts(case.schema.FromString(data))):
+            of = part.DESCRIPTOR.name
+            for field, value in part.ListFields():
+                open_ended = field.name in TEXTS or (of, field.name) in {("Piece", "data"), ("Chunk", "data")}
+                if field.type != field.TYPE_BYTES or open_ended:
+                    continue
+                for wrong in (value + b"\x00", value[:-1]):
+                    message = case.schema.FromString(data)
+                    setattr(list(parts(message))[place], field.name, wrong)
+                    with pytest.raises(PeerError, match="instead of"):
+                        case.decode(message.SerializeToString(deterministic=True))
+                tried.add((of, field.name))
+    assert len(tried) > 35
+
+
+def test_mutated_bytes_are_refused_or_mean_what_they_say(wire: ModuleType) -> None:
+    """2000 changes to every message: PeerError, or something that has exactly these bytes."""
+    dice = random.Random(20260101)
+    valid = [case.encode(case.value) for case in wire.CASES.values()]
+    refused = 0
+    for case, data in zip(wire.CASES.values(), valid, strict=True):
+        for _ in range(2000):
+            changed = mutate(dice, data, dice.choice(valid))
+            try:
+                value = case.decode(changed)
+            except PeerError:
+                refused += 1
+            else:
+                assert case.encode(value) == changed
+    assert refused > 1000 * len(valid)
+
+
+def mutate(dice: random.Random, data: bytes, other: bytes) -> bytes:
+    """One to three small changes."""
+    out = bytearray(data)
+    for _ in range(dice.randint(1, 3)):
+        at = dice.randint(0, len(out))
+        match dice.randrange(6):
+            case 0 if out:
+                out[at % len(out)] ^= 1 << dice.randrange(8)
+            case 1 if out:
+                out[at % len(out)] = dice.randrange(256)
+            case 2:
+                del out[at : at + dice.randint(1, 8)]
+            case 3:
+                out[at:at] = dice.randbytes(dice.randint(1, 8))
+            case 4:
+                out[at:at] = out[at : at + dice.randint(1, 40)]
+            case _:
+                out[at:] = other[dice.randint(0, len(other)) :]
+    return bytes(out)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[0m", "é" * 300, "\ud800", "x" * 10_000, "", "plain"])
+def test_clipped_text_is_accepted_and_stays(text: str) -> None:
+    """What a sender clips the reader takes; clipping twice changes nothing."""
+    clipped = strict.clip(text)
+    assert strict.text(clipped, "a text") == clipped
+    assert strict.clip(clipped) == clipped
+    assert clipped == text or not text.isprintable() or len(text.encode()) > limits.TEXT_BYTES_MAX
+
+
+def test_encoding_more_than_the_limit_is_this_sides_bug() -> None:
+    with pytest.raises(ValueError, match="over the limit"):
+        strict.serialise(pb.Void(reason="x" * 100), limit=99)
