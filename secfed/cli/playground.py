@@ -256,11 +256,12 @@ class Playground:
             "--passphrase-file", str(self.passphrase), *options,
         )  # fmt: skip
 
-    def start_job(self, path: Path) -> str:
+    def start_job(self, path: Path, models: Path | None = None) -> str:
         """`secfed job start` by the admin."""
+        options = () if models is None else ("--models", str(models))
         return self.run(
             "job", "start", str(path), "--config", str(self.federation / "admin.toml"),
-            "--passphrase-file", str(self.passphrase),
+            "--passphrase-file", str(self.passphrase), *options,
         )  # fmt: skip
 
     def until(self, reached: Callable[[], object], what: str, timeout_s: float) -> None:

@@ -84,19 +84,6 @@ class KeyStream:
         _check_seed(seed)
         self._seed = seed
 
-    def add_into(self, words: NDArray[np.uint32], *, start_segment: int = 0) -> None:
-        """Add the stream to `words` in place, modulo 2^32; the inverse of `subtract_from`.
-
-        Args:
-            words: Shape (d,), contiguous.
-            start_segment: The segment that the first word stands at the start of.
-        """
-        combine_masks(words, (self._seed,), (), start_segment=start_segment)
-
-    def subtract_from(self, words: NDArray[np.uint32], *, start_segment: int = 0) -> None:
-        """Subtract the stream from `words` in place, modulo 2^32; the inverse of `add_into`."""
-        combine_masks(words, (), (self._seed,), start_segment=start_segment)
-
     def words(self, count: int, *, start_segment: int = 0) -> NDArray[np.uint32]:
         """The first `count` words from the given segment on, shape (count,)."""
         drawn = self._draw(4 * count, start_segment)

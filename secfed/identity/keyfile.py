@@ -216,14 +216,13 @@ def change_passphrase(
     """
     head, _found, blocks = _read(path, _MEMBER_BLOCKS, _ROSTER_BLOCKS)
     if len(blocks) == _MEMBER_BLOCKS:
-        load(path, old)
-        private, public = blocks[:-1], blocks[-1:]
+        keys = load(path, old)
+        tls_key = pkcs8.read(keys.tls_key_pem, None)
+        text = _identity_pem(keys.signing, new, entropy) + pkcs8.write(tls_key, new, entropy) + blocks[-1]
     else:
-        load_roster_key(path, old)
-        private, public = blocks, []
-    sealed = [pkcs8.write(_read_key(path, block, old), new, entropy) for block in private]
+        text = _identity_pem(load_roster_key(path, old), new, entropy)
     try:
-        files.replace(path.resolve(), head + b"".join([*sealed, *public]))
+        files.replace(path.resolve(), head + text)
     except StorageError as problem:
         raise KeyFileError(str(problem)) from problem
 

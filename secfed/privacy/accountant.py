@@ -115,10 +115,9 @@ def epsilon(events: Iterable[Event], delta: float, relation: Relation | None = N
         LedgerError: An event without a bound, events without a common figure, a delta out of
             range, or any failure of an accountant.
     """
-    listed = tuple(events)
-    tallied = tally(listed, relation)
-    by_filter = _metered(Meter(delta, relation=relation), listed)
-    bound = _metered(Meter(delta, fixed_in_advance=True, relation=relation), listed)
+    tallied = tally(events, relation)
+    by_filter = Meter.of(tallied, delta).epsilon
+    bound = _bound(tallied, delta)
     exact, accountant, version = _claim(tallied, bound, delta)
     return Figure(
         epsilon=exact,
@@ -133,11 +132,8 @@ def epsilon(events: Iterable[Event], delta: float, relation: Relation | None = N
 
 def curve(events: Iterable[Event], deltas: Sequence[float]) -> tuple[float, ...]:
     """Epsilon of the same events at several deltas, each rounded up to 3 decimals; errors as `epsilon`."""
-    listed = tuple(events)
-    tallied = tally(listed)
-    return tuple(
-        _claim(tallied, _metered(Meter(delta, fixed_in_advance=True), listed), delta)[0] for delta in deltas
-    )
+    tallied = tally(events)
+    return tuple(_claim(tallied, _bound(tallied, delta), delta)[0] for delta in deltas)
 
 
 def running(events: Sequence[Event], delta: float) -> tuple[Running, ...]:
@@ -203,10 +199,8 @@ def _claim(tallied: Tally, bound: float, delta: float) -> tuple[float, str, str]
     return _figure(exact, tallied), "PLD", version
 
 
-def _metered(meter: Meter, events: Iterable[Event]) -> float:
-    for event in events:
-        meter.add(event)
-    return meter.epsilon
+def _bound(tallied: Tally, delta: float) -> float:
+    return Meter.of(tallied, delta, fixed_in_advance=True).epsilon
 
 
 def _figure(value: float, tallied: Tally) -> float:

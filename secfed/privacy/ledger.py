@@ -47,6 +47,10 @@ __all__ = ["Authorization", "Ledger", "Verdict", "verify"]
 _IDENTITY_BYTES = 32
 """Length of a ledger's random identity: never two alike."""
 
+_AGAINST_RULES = "is signed and chained, but breaks a ledger's rules"
+
+_NEVER_OPENED = "the ledger has no entry: it was never opened"
+
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
@@ -146,9 +150,12 @@ class Ledger:
         try:
             book = Book()
             for entry in chain.entries():
-                _apply(book, path, entry.seq, entry.body)
+                _apply(book, entry.seq, entry.body)
             if book.opening is None:
-                raise LedgerError(f"{path}: the ledger has no entry: it was never opened")
+                raise LedgerError(_NEVER_OPENED)
+        except LedgerError as broken:
+            chain.close()
+            raise LedgerError(f"{path}: {broken}") from broken
         except BaseException:
             chain.close()
             raise
@@ -279,12 +286,12 @@ def verify(path: Path, public: bytes, *, expect: Head | None = None) -> Verdict:
     fault = None if report.fault is None else str(report.fault)
     try:
         for entry_head, body in _sound(path, report.head):
-            _apply(book, path, entry_head.count - 1, body)
+            _apply(book, entry_head.count - 1, body)
             head = entry_head
     except LedgerError as broken:
         fault = str(broken)
     if head.count == 0 and fault is None:
-        fault = "the ledger has no entry: it was never opened"
+        fault = _NEVER_OPENED
     state = None if book.opening is None else book.state(head)
     return Verdict(path, state, head, fault, report.torn_bytes, expect is not None)
 
@@ -302,14 +309,14 @@ def _sound(path: Path, end: Head) -> Iterator[tuple[Head, Body]]:
                 break
             yield head, body
     if head != end:
-        raise LedgerError(f"{path}: the file changed while it was verified")
+        raise LedgerError("the file changed while it was verified")
 
 
-def _apply(book: Book, path: Path, number: int, body: Body) -> None:
+def _apply(book: Book, number: int, body: Body) -> None:
     try:
         book.apply(number, read_body(body))
     except LedgerError as broken:
-        raise LedgerError(f"{path}: entry {number}: {broken}") from broken
+        raise LedgerError(f"entry {number} {_AGAINST_RULES}: {broken}") from broken
 
 
 def _journal(path: Path, key: SigningKey, expect: Head | None, barrier: Barrier) -> Journal:

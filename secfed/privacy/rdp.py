@@ -103,7 +103,6 @@ class Meter:
             however later events are chosen.
         fixed_in_advance: Pick the best of many orders afterwards instead, at all of delta: true only
             for events that were all fixed before the first output was seen.
-        relation: Account under this relation; the events' own where None.
 
     Raises:
         LedgerError: A delta out of range.
@@ -115,12 +114,10 @@ class Meter:
         *,
         orders: tuple[int, ...] = FILTER_ORDERS,
         fixed_in_advance: bool = False,
-        relation: Relation | None = None,
     ) -> None:
         if not 0 < delta < 1:
             raise LedgerError("delta must be above 0 and below 1")
         self._orders: tuple[float, ...] = _FINE_ORDERS if fixed_in_advance else orders
-        self._relation = relation
         self._promise: _Promise | None = None
         self._spent = np.zeros(len(self._orders))
         alpha = np.asarray(self._orders, dtype=np.float64)
@@ -134,7 +131,7 @@ class Meter:
             LedgerError: No bound is known for it, or it promises something else (unit or relation)
                 than those before it, so that there is no common figure.
         """
-        release = _release(event, self._relation)
+        release = _release(event)
         if release is None:
             self._spent = np.full_like(self._spent, np.inf)
             return
@@ -143,6 +140,16 @@ class Meter:
             raise LedgerError(_MIXED)
         self._promise = promise
         self._spent = self._spent + count * _divergences(mechanism, self._orders)
+
+    @classmethod
+    def of(cls, tallied: Tally, delta: float, *, fixed_in_advance: bool = False) -> Meter:
+        """A meter to which a whole tally was charged."""
+        meter = cls(delta, fixed_in_advance=fixed_in_advance)
+        for mechanism, count in tallied.counts.items():
+            meter._spent += count * _divergences(mechanism, meter._orders)
+        if tallied.non_private:
+            meter._spent = np.full_like(meter._spent, np.inf)
+        return meter
 
     @property
     def epsilon(self) -> float:
@@ -183,7 +190,7 @@ _Promise: TypeAlias = tuple[Unit, Relation]
 _MIXED = "events that protect different units, or under different relations, have no common figure"
 
 
-def _release(event: Event, relation: Relation | None) -> tuple[Mechanism, int, _Promise] | None:
+def _release(event: Event, relation: Relation | None = None) -> tuple[Mechanism, int, _Promise] | None:
     """Which mechanism, how often, and what it promises; None for a non-private release."""
     match event:
         case NonPrivate():

@@ -26,12 +26,22 @@ from secfed.secagg.params import Params
 from secfed.secagg.record import AggregatorRecord
 from secfed.store.spool import SpoolWriter
 
-__all__ = ["LiveAttempt", "SpoolUploads", "Upload", "open_attempt", "params_for", "restore_attempt", "upload_name"]
+__all__ = [
+    "LiveAttempt", "SpoolUploads", "Upload", "discard_uploads", "open_attempt", "params_for",
+    "restore_attempt", "upload_name",
+]  # fmt: skip
 
 
 def upload_name(h: Digest, member: MemberIndex) -> str:
     """A masked vector's name in the spool."""
     return f"{h.hex()}-{member:04}"
+
+
+def discard_uploads(house: House, h: Digest) -> None:
+    """Remove the masked vectors of an attempt that will never be summed, or was."""
+    for name in house.spool.names():
+        if name.startswith(h.hex()):
+            house.spool.discard(name)
 
 
 class SpoolUploads:
@@ -124,7 +134,13 @@ class Upload:
     """One masked vector coming in. `write` and `commit` may run on another thread; one thread at a time."""
 
     def __init__(
-        self, writer: SpoolWriter, site: ClientId, h: Digest, member: MemberIndex, statement: Signed, size: int
+        self,
+        writer: SpoolWriter,
+        site: ClientId,
+        h: Digest,
+        member: MemberIndex,
+        statement: Signed,
+        size: int,
     ) -> None:
         self.site, self.h, self.member, self.statement = site, h, member, statement
         self.size_bytes = size

@@ -55,7 +55,7 @@ class House:
     output: Path
     clock: Clock
     observer: Observer
-    most: Deadlines = Deadlines()
+    most: Deadlines = field(default_factory=Deadlines)
     upload_bytes_max: int = 1 << 30
     retain_uploads: bool = False
     threads: int = 1

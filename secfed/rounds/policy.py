@@ -15,6 +15,7 @@ from secfed.errors import LedgerError, PolicyRefusedError
 from secfed.privacy import accountant
 from secfed.privacy.entries import Opening
 from secfed.privacy.events import Event, NonPrivate, PoissonGaussian
+from secfed.rounds.charge import dp_event
 from secfed.rounds.plan import DpSpec, JobPlan
 
 __all__ = ["accept", "check_ledger"]
@@ -106,7 +107,7 @@ def _with_bound(policy: PolicyConfig, plan: JobPlan, dp: DpSpec, event: Event) -
         )
     if Decimal(dp.delta) > Decimal(str(rules.max_delta)):
         raise PolicyRefusedError(f"job {plan.job} has delta {dp.delta}; the policy allows {rules.max_delta}")
-    if event != _planned(plan, dp):
+    if event != dp_event(plan):
         raise PolicyRefusedError(
             f"a round of job {plan.job} would be charged as something else than it plans"
         )
@@ -121,20 +122,6 @@ def _with_bound(policy: PolicyConfig, plan: JobPlan, dp: DpSpec, event: Event) -
             f"the policy allows {rules.max_epsilon}"
         )
     return cost
-
-
-def _planned(plan: JobPlan, dp: DpSpec) -> Event:
-    """One round's event as it follows from the plan alone."""
-    if plan.training is None:
-        raise PolicyRefusedError(f"job {plan.job} has a dp section, but trains nothing")
-    return PoissonGaussian(
-        q_num=dp.sampling_num,
-        noise_multiplier=dp.noise_multiplier,
-        steps=plan.training.steps,
-        relation=dp.relation,
-        unit=dp.unit,
-        records_per_unit=dp.records_per_unit,
-    )
 
 
 def _allowed(what: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -27,7 +27,7 @@ from secfed.crypto.labels import Label
 from secfed.encoding.contribution import ContributionSum, decode_contribution_sum
 from secfed.encoding.fixedpoint import FixedPoint
 from secfed.encoding.layout import Layout
-from secfed.errors import RoundAbortedError, StorageError
+from secfed.errors import ConfigError, RoundAbortedError, StorageError
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest
 from secfed.privacy import events
@@ -41,7 +41,10 @@ from secfed.store import jsontext
 from secfed.store.files import make_directory, storage_errors, sync_directory
 from secfed.store.jsontext import Json
 
-__all__ = ["MANIFEST_FILE", "SIGNATURE_FILE", "SUM_FILE", "Facts", "Published", "base_of", "publish", "round_folder"]
+__all__ = [
+    "MANIFEST_FILE", "SIGNATURE_FILE", "SUM_FILE", "Facts", "Published", "base_of", "check_plan",
+    "epsilon_by_plan", "publish", "round_folder",
+]  # fmt: skip
 
 MANIFEST_FILE = "secfed_manifest.json"
 SIGNATURE_FILE = "secfed_manifest.json.sig"
@@ -80,6 +83,24 @@ class Published:
 def round_folder(output: Path, job: str, number: int) -> Path:
     """Where a round's result lies."""
     return output / job / f"round-{number:04}"
+
+
+def check_plan(plan: JobPlan) -> None:
+    """Refuse, before a job starts, a plan whose result could not be formed.
+
+    Raises:
+        ConfigError, EncodingError: The adapter, its strategy and the shapes do not fit together.
+    """
+    FixedPoint(float(plan.bound), plan.bits)
+    spec = plan.training
+    if spec is None:
+        return
+    _adapter_spec(spec)
+    if registry.by_name(spec.strategy).wire_shapes(spec.adapter) != plan.shapes:
+        raise ConfigError(
+            f"the shapes of job {plan.job} are not what strategy {spec.strategy} sends of its adapter",
+            hint="Write the plan with `secfed job start`, which works them out.",
+        )
 
 
 def base_of(house: House, job: Job) -> Digest:
@@ -127,7 +148,7 @@ def _store_sum(house: House, facts: Facts, total: ContributionSum) -> Digest:
     arrays: dict[str, NDArray[np.float64]] = {}
     for kind, vector in (("weighted_sum", total.weighted_sum), ("mean", total.mean())):
         arrays |= {f"{kind}.{name}": array for name, array in _arrays(facts.job.plan.layout, vector).items()}
-    metadata = {
+    metadata: dict[str, Json] = {
         "job": facts.job.id,
         "round": facts.proposal.plan.round,
         "count": total.count,
@@ -187,7 +208,12 @@ def _write_result(house: House, facts: Facts, published: Published, draft: Path)
         (draft / SUM_FILE).write_bytes(house.adapters.read_bytes(published.result))
         (draft / "README.txt").write_text(_README, encoding="utf-8")
         return
-    adapter = AdapterSpec(
+    arrays = house.adapters.get(published.result)
+    folder.write(draft, _adapter_spec(spec), arrays, notes=_notes(plan, facts))
+
+
+def _adapter_spec(spec: TrainSpec) -> AdapterSpec:
+    return AdapterSpec(
         base_model=spec.base.id,
         revision=spec.base.revision,
         trainer=spec.trainer,
@@ -196,7 +222,6 @@ def _write_result(house: House, facts: Facts, published: Published, draft: Path)
         alpha=spec.lora.alpha,
         labels=spec.labels,
     )
-    folder.write(draft, adapter, house.adapters.get(published.result), notes=_notes(plan, facts))
 
 
 def _notes(plan: JobPlan, facts: Facts) -> list[tuple[str, str]]:
@@ -212,7 +237,10 @@ def _notes(plan: JobPlan, facts: Facts) -> list[tuple[str, str]]:
     epsilon = epsilon_by_plan(plan, number) or "see `secfed report`"
     return [
         *rows,
-        ("differential privacy", f"epsilon {epsilon} after this round, by the plan, at delta {plan.dp.delta}"),
+        (
+            "differential privacy",
+            f"epsilon {epsilon} after this round, by the plan, at delta {plan.dp.delta}",
+        ),
         ("privacy unit", f"{plan.dp.unit}, relation {plan.dp.relation}"),
     ]
 
@@ -252,7 +280,9 @@ def _manifest(facts: Facts, published: Published, files: Mapping[str, str]) -> d
         "survivors_signatures": [
             {"site": site, "signature": _base64(signature)} for site, signature in facts.signatures
         ],
-        "privacy": None if plan.dp is None or event is None else _privacy(plan, facts.proposal.plan.round, event),
+        "privacy": None
+        if plan.dp is None or event is None
+        else _privacy(plan, facts.proposal.plan.round, event),
         "base_model": None if plan.training is None else _base_model(plan.training),
         "files": dict(files),
     }

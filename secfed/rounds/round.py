@@ -11,12 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 from secfed.crypto.labels import Label
 from secfed.errors import InfeasibleCohortError, RoundAbortedError
 from secfed.identity.signed import Signed
 from secfed.ids import ClientId, Digest, RoundId
-from secfed.rounds.attempt import LiveAttempt, Upload, open_attempt, params_for, restore_attempt, upload_name
+from secfed.rounds.attempt import (
+    LiveAttempt,
+    Upload,
+    discard_uploads,
+    open_attempt,
+    params_for,
+    restore_attempt,
+    upload_name,
+)
 from secfed.rounds.exchange import Answer, Declined, Present, Ready, Refused, Said
 from secfed.rounds.house import House
 from secfed.rounds.jobs import Job, JobBook
@@ -24,11 +33,16 @@ from secfed.rounds.presence import Presence
 from secfed.rounds.proposal import RoundProposal
 from secfed.secagg.aggregator import AggregatorSession, AttemptVoidError
 from secfed.secagg.manifest import attempt_digest
-from secfed.secagg.messages import Phase, Void, VoidNotice
+from secfed.secagg.messages import Void, VoidNotice
 from secfed.secagg.params import COMPLETE_GRAPH_MAX
 from secfed.secagg.record import AggregatorRecord
 
-__all__ = ["Aborted", "OpenRound", "Seat", "SeatState"]
+__all__ = ["Aborted", "Notices", "OpenRound", "Seat", "SeatState"]
+
+T = TypeVar("T")
+
+Notices = dict[ClientId, list[VoidNotice]]
+"""What a site must still hear of attempts that ended, in order."""
 
 _BACK_OFF_MAX_S = 30.0
 """Longest pause between a void attempt and the next with the same sites, seconds."""
@@ -75,13 +89,20 @@ class OpenRound:
     Attributes:
         live: The attempt under way, or None.
         aborted: Set once the round cannot be published any more.
-        notices: What a site must hear of attempts that ended, in order.
+        attempts: How many were opened.
     """
 
     def __init__(
-        self, house: House, book: JobBook, job: Job, proposal: RoundProposal, presence: Presence
+        self,
+        house: House,
+        book: JobBook,
+        job: Job,
+        proposal: RoundProposal,
+        *,
+        presence: Presence,
+        notices: Notices,
     ) -> None:
-        self._house, self._book, self._presence = house, book, presence
+        self._house, self._book, self._presence, self._notices = house, book, presence, notices
         self._record = AggregatorRecord(house.decisions)
         self.job, self.proposal = job, proposal
         self.opened = house.clock.monotonic()
@@ -89,12 +110,10 @@ class OpenRound:
         self.seats: dict[ClientId, Seat] = {}
         self.live: LiveAttempt | None = None
         self.aborted: Aborted | None = None
-        self.notices: dict[ClientId, list[VoidNotice]] = {}
         self._masked: list[_Masked] = []
         self._voids = 0
         self._not_before = self.opened
         self._tried: frozenset[ClientId] = frozenset()
-        self._last_losses: tuple[tuple[ClientId, str], ...] = ()
         self.attempts = self._take_up()
         self.follow_roster()
 
@@ -129,11 +148,11 @@ class OpenRound:
             self.seats.setdefault(site, Seat(SeatState.ASKED, now))
         for site in self.seats.keys() - active.keys():
             del self.seats[site]
-            self.notices.pop(site, None)
+            self._notices.pop(site, None)
         if self.live is not None:
             for site in self.live.cohort:
                 if site not in active:
-                    self._move(lambda live, gone=site: live.lose(gone, "revoked"))
+                    self._lose(site, "revoked")
 
     def hear(self, site: ClientId, said: Said) -> None:
         """One site says where it stands, or answers."""
@@ -153,7 +172,7 @@ class OpenRound:
                     self._move(lambda live: live.answer(site, reply))
             case Refused(h, rule):
                 if self._is_live(h):
-                    self._move(lambda live: live.lose(site, f"refused: {rule}"))
+                    self._lose(site, f"refused: {rule}")
 
     def _present(self, site: ClientId, only: str) -> None:
         """Nothing is on offer there: it never was, or its process was restarted."""
@@ -162,7 +181,7 @@ class OpenRound:
             self._seat(site, SeatState.DECLINED, f"takes part in job {only} only")
         elif state is SeatState.READY:
             self._seat(site, SeatState.ASKED)
-            self._move(lambda live: live.lose(site, "its process was restarted"))
+            self._lose(site, "its process was restarted")
         elif state is SeatState.DECLINED and self.seats[site].reason != "declined":
             self._seat(site, SeatState.ASKED)
 
@@ -176,7 +195,9 @@ class OpenRound:
         if (seat.state, seat.reason) != (state, reason):
             self.seats[site] = Seat(state, self._house.clock.monotonic(), reason)
             if state in (SeatState.READY, SeatState.DECLINED):
-                self._house.observer.note(state.value, job=self.job.id, site=site, round=self.proposal.plan.round)
+                self._house.observer.note(
+                    state.value, job=self.job.id, site=site, round=self.proposal.plan.round
+                )
 
     # -- uploads -------------------------------------------------------------------------------
 
@@ -215,7 +236,9 @@ class OpenRound:
 
     def awaited(self, now: float) -> str:
         """What keeps the next attempt from being opened, in words; empty if nothing does."""
-        unanswered = [s for s, seat in self.seats.items() if seat.state in (SeatState.ASKED, SeatState.OFFERED)]
+        unanswered = [
+            s for s, seat in self.seats.items() if seat.state in (SeatState.ASKED, SeatState.OFFERED)
+        ]
         if unanswered and now < self.deadline:
             return _sites("waiting for", unanswered)
         ready = [site for site, seat in self.seats.items() if seat.state is SeatState.READY]
@@ -243,7 +266,7 @@ class OpenRound:
         self.deadline = self._house.clock.monotonic() + self.proposal.plan.deadlines.training_s
 
     def _cohort(self, now: float) -> tuple[ClientId, ...]:
-        """Ready, here, and able to mask: a vector that left before binds its owner to its neighbours there."""
+        """Ready, here, and able to mask: a vector that left binds its owner to its neighbours there."""
         chosen = {
             site
             for site, seat in self.seats.items()
@@ -264,12 +287,15 @@ class OpenRound:
                     return True
         return False
 
+    def _lose(self, site: ClientId, reason: str) -> None:
+        self._move(lambda live: live.lose(site, reason))
+
     # -- ends ----------------------------------------------------------------------------------
 
     def _is_live(self, h: Digest) -> bool:
         return self.live is not None and self.live.h == h
 
-    def _move[T](self, step: Callable[[LiveAttempt], T]) -> T | None:
+    def _move(self, step: Callable[[LiveAttempt], T]) -> T | None:
         """Move the live attempt; an end of it is an event of the round."""
         live = self.live
         if live is None:
@@ -308,21 +334,21 @@ class OpenRound:
         self._record.void(h, reason)
         notice = VoidNotice(h, self._house.sign(Label.SIGN_VOID, statement, context=h))
         for site in cohort:
-            self.notices.setdefault(site, []).append(notice)
-        for index in range(len(cohort)):
-            self._house.spool.discard(f"{h.hex()}-{index:04}")
+            self._notices.setdefault(site, []).append(notice)
+        discard_uploads(self._house, h)
         self._voids += 1
         now = self._house.clock.monotonic()
         self._not_before = now + min(2.0 ** (self._voids - 1), _BACK_OFF_MAX_S)
-        self.deadline = max(self.deadline, now + self.proposal.plan.deadlines.phase_s)
-        self._last_losses = tuple((item.site, f"{item.phase}: {item.reason}") for item in session.dropped)
         self.live = None
+        self.extend()
         self._house.observer.note(
             "attempt_voided", job=self.job.id, attempt=session.manifest.attempt, reason=reason
         )
 
-    def absent(self, included: tuple[ClientId, ...], session: AggregatorSession) -> list[tuple[ClientId, str]]:
-        """Everybody who was asked and is not in the sum, and why, sorted."""
+    def absent(
+        self, included: tuple[ClientId, ...], session: AggregatorSession
+    ) -> list[tuple[ClientId, str]]:
+        """Everybody who was asked and is not in the sum of this attempt, and why, sorted."""
         lost = {item.site: f"{item.phase}: {item.reason}" for item in session.dropped}
         reasons: dict[ClientId, str] = {}
         for site, seat in self.seats.items():
@@ -335,7 +361,7 @@ class OpenRound:
                     reasons[site] = "not connected"
                 case SeatState.OFFERED:
                     reasons[site] = "not ready before the cohort was frozen"
-        reasons |= dict.fromkeys(session.manifest.cohort, "left after the survivor list was frozen") | lost
+        reasons |= dict.fromkeys(session.manifest.cohort, "the sum could not be opened") | lost
         return sorted((site, reason) for site, reason in reasons.items() if site not in included)
 
 

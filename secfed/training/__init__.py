@@ -10,3 +10,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its thread pool would fight torch's over the same cores
+
+# torch's threads wait asleep, not spinning: several sites of a demo, or other work, share the cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

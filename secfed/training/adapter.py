@@ -8,7 +8,8 @@ Source: LoRA, Hu et al. 2021, arXiv:2106.09685; the PEFT library's names and fol
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ __all__ = ["AdapterModel", "build", "choose_device", "schema", "task_columns", "
 
 _SILENT_ADAPTER = ".default."
 """PEFT puts the adapter's name into parameter names, but not into what it saves."""
+
+_LORA = ".lora_"
+"""Marks every parameter that PEFT adds."""
 
 
 class AdapterModel:
@@ -184,7 +188,11 @@ def _attach(base: Any, spec: AdapterSpec) -> nn.Module:
     )
     hidden = base.config.hidden_size
     try:
-        adapted: nn.Module = get_peft_model(base, config)
+        with warnings.catch_warnings():
+            # of PEFT about transformers' names, and about GPT-2's layers, which it then handles rightly
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            adapted: nn.Module = get_peft_model(base, config)
     except ValueError as error:
         raise ConfigError(f"LoRA cannot be attached: {error}") from error
     return PooledClassifier(adapted, hidden, len(spec.labels)) if spec.trainer == "classify" else adapted
@@ -194,13 +202,13 @@ def _adapter_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
     """Parameters of the adapter and the head, under the names PEFT saves them by."""
     for name, parameter in module.named_parameters():
         public = name.removeprefix("encoder.").replace(_SILENT_ADAPTER, ".")
-        if name in (HEAD_WEIGHT, HEAD_BIAS) or (_SILENT_ADAPTER in name and is_known(public)):
+        if name in (HEAD_WEIGHT, HEAD_BIAS) or (_LORA in name and is_known(public)):
             yield public, parameter
-        elif _SILENT_ADAPTER in name:
+        elif _LORA in name:
             raise ConfigError(f"PEFT made {public!r}, which no strategy carries; choose plain linear layers")
 
 
-def _owns(layer: nn.Module, parameters: Collection[nn.Parameter] | Mapping[str, nn.Parameter]) -> bool:
+def _owns(layer: nn.Module, parameters: Collection[nn.Parameter]) -> bool:
     """Whether a layer holds one of these parameters itself."""
     wanted = {id(parameter) for parameter in parameters}
     return any(id(parameter) in wanted for parameter in layer.parameters(recurse=False))

@@ -146,6 +146,8 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
         """Put one draw of noise on the whole batch's sum, and the result on a grid."""
         if self._unfinished is not None:
             raise RuntimeError("the last unit of the batch is not complete")
+        if any(parameter.summed_grad is None for parameter in self.params):
+            raise RuntimeError("noise goes once on a batch: begin the next one with zero_grad")
         std = self.noise_multiplier * self.max_grad_norm
         noise = gaussian(self._noise, sum(parameter.numel() for parameter in self.params), std)
         start = 0
@@ -193,9 +195,8 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
 def per_record_gradients(module: nn.Module) -> Iterator[None]:
     """Opacus' hooks on a module, taken off again whatever happens."""
     with warnings.catch_warnings():
-        # both are about what is meant here: a frozen base below the adapter, hooks on all its layers
+        # meant: below the adapter's first layer the base is frozen
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         hooks = GradSampleHooks(module, loss_reduction="sum")
         try:
             yield

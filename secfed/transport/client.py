@@ -46,13 +46,16 @@ CALL_S = 30
 """Longest a short call may take, seconds."""
 
 POLL_S = 45
-"""Longest an Exchange may take: the aggregator answers within some 20 seconds, if only with what is awaited."""
+"""Longest an Exchange may take: the aggregator answers within some 20 s, if only with what is awaited."""
 
 SLOWEST_BYTES_PER_S = 64 << 10
 """An upload or download slower than this is given up and begun again."""
 
 RETRY_FIRST_S, RETRY_MOST_S = 0.25, 2.0
-"""Pauses between tries; the longest is well within the five seconds in which a link must be taken up again."""
+"""Pauses between tries; the longest is well within the 5 seconds in which a link must be taken up again."""
+
+KEEPALIVE_S = 30
+"""A link on which nothing came for so long is probed."""
 
 REJECTIONS = 4
 """So many connections that end between TLS and the first HTTP/2 frame are no accident: the aggregator
@@ -157,9 +160,8 @@ class Connection:
                 yield calls.encode_upload_frame(calls.Piece(offset, piece))
 
         def send(channel: grpc.Channel, hello: Signed) -> bytes:
-            stub = channel.stream_unary(service.path("Upload"))
-            reply: bytes = stub(frames(hello), timeout=POLL_S + len(packed) / SLOWEST_BYTES_PER_S)
-            return reply
+            stub: Callable[..., bytes] = channel.stream_unary(service.path("Upload"))
+            return stub(frames(hello), timeout=POLL_S + len(packed) / SLOWEST_BYTES_PER_S)
 
         return sums.decode_told(self._persist("Upload", body, send))
 
@@ -172,12 +174,9 @@ class Connection:
         body = calls.encode_download(digest)
 
         def fetch(channel: grpc.Channel, hello: Signed) -> bytes:
-            stub = channel.unary_stream(service.path("Download"))
-            pieces = stub(
-                calls.encode_call(calls.Call(hello, body)),
-                timeout=POLL_S + limits.VECTOR_BYTES_MAX / SLOWEST_BYTES_PER_S,
-            )
-            return _assemble(pieces)
+            stub: Callable[..., Iterator[bytes]] = channel.unary_stream(service.path("Download"))
+            longest_s = POLL_S + limits.VECTOR_BYTES_MAX / SLOWEST_BYTES_PER_S
+            return _assemble(stub(calls.encode_call(calls.Call(hello, body)), timeout=longest_s))
 
         data = self._persist("Download", body, fetch)
         if labelled_digest(Label.ADAPTER, data) != digest:
@@ -238,9 +237,7 @@ class Connection:
 
     def _call(self, method: str, body: bytes, *, within_s: float = CALL_S) -> bytes:
         def ask(channel: grpc.Channel, hello: Signed) -> bytes:
-            stub = channel.unary_unary(service.path(method))
-            reply: bytes = stub(calls.encode_call(calls.Call(hello, body)), timeout=within_s)
-            return reply
+            return _ask(channel, method, hello, body, within_s)
 
         return self._persist(method, body, ask)
 
@@ -271,7 +268,7 @@ class Connection:
         try:
             return self._once(method, body, act)
         except RosterChangedError:
-            self._rosters.accept(calls.decode_roster(self._once("GetRoster", b"", _roster_call)))
+            self._rosters.accept(calls.decode_roster(self._once("GetRoster", b"", _ask_roster)))
             self.check()
             return self._once(method, body, act)
 
@@ -297,6 +294,9 @@ class Connection:
             options = [
                 *tls.channel_options(),
                 ("grpc.max_receive_message_length", limits.REPLY_BYTES_MAX),
+                # Without these a link that is cut, not closed, would be noticed only at a call's deadline.
+                ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_S * 1000 // 3),
                 ("grpc.initial_reconnect_backoff_ms", int(RETRY_FIRST_S * 1000)),
                 ("grpc.min_reconnect_backoff_ms", int(RETRY_FIRST_S * 1000)),
                 ("grpc.max_reconnect_backoff_ms", int(RETRY_MOST_S * 1000)),
@@ -309,36 +309,36 @@ class Connection:
     def _explain(self, failure: grpc.RpcError) -> SecfedError:
         """What a failed call means: the other side's own words, or what the connection's end shows."""
         code, details = failure.code(), failure.details() or ""
-        error = status.restore(code, details, failure.trailing_metadata())
-        if code is not grpc.StatusCode.UNAVAILABLE or _is_answered(failure):
+        trailing = [(item.key, item.value) for item in failure.trailing_metadata() or ()]
+        error = status.restore(code, details, trailing)
+        answered = any(key == status.DETAIL_KEY for key, _ in trailing)
+        if answered or code is not grpc.StatusCode.UNAVAILABLE:
             return error
         if "CERTIFICATE_VERIFY_FAILED" in details:
             return AuthenticationError(
                 f"{self._address} shows another TLS certificate than the aggregator's in the roster",
-                hint="Check the address; if the aggregator's key was rotated, get the newest roster from its owner.",
+                hint="Check the address; if the aggregator's key was rotated, ask for the newest roster.",
             )
         connecting = "failed to connect" in details
         if connecting and ("Socket closed" in details or "Connection reset" in details):
             self._rejected += 1
             if self._rejected >= REJECTIONS:
                 return RevokedError(
-                    f"the aggregator at {self._address} no longer accepts the certificate of {self._keys.site}, "
-                    "which this side's roster still lists: it was revoked or replaced"
+                    f"the aggregator at {self._address} no longer accepts the certificate of "
+                    f"{self._keys.site}, which this side's roster still lists: it was revoked or replaced"
                 )
             return NetworkError(f"{self._address} ended the connection")
         self._rejected = 0
         return NetworkError(_why(self._address, details) if details else str(error))
 
 
-def _roster_call(channel: grpc.Channel, hello: Signed) -> bytes:
-    stub = channel.unary_unary(service.path("GetRoster"))
-    reply: bytes = stub(calls.encode_call(calls.Call(hello, b"")), timeout=CALL_S)
-    return reply
+def _ask(channel: grpc.Channel, method: str, hello: Signed, body: bytes, within_s: float) -> bytes:
+    stub: Callable[..., bytes] = channel.unary_unary(service.path(method))
+    return stub(calls.encode_call(calls.Call(hello, body)), timeout=within_s)
 
 
-def _is_answered(failure: grpc.RpcError) -> bool:
-    """Whether the aggregator itself refused, with its reason beside the code."""
-    return any(key == status.DETAIL_KEY for key, _ in failure.trailing_metadata() or ())
+def _ask_roster(channel: grpc.Channel, hello: Signed) -> bytes:
+    return _ask(channel, "GetRoster", hello, b"", CALL_S)
 
 
 def _why(address: str, details: str) -> str:

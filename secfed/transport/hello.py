@@ -28,6 +28,7 @@ from secfed.rounds.exchange import Hello
 from secfed.wire import calls
 
 __all__ = [
+    "HELLOS_MAX",
     "MAX_SKEW_S",
     "PERMITTED",
     "Caller",
@@ -36,6 +37,9 @@ __all__ = [
     "RosterChangedError",
     "body_digest",
 ]
+
+HELLOS_MAX = 100_000
+"""Calls of one member within the clock's window: some 3 MiB, a hundred times what a busy round makes."""
 
 MAX_SKEW_S = 600
 """How far a caller's clock may be off, seconds. It bounds what a replay could reach after a restart, when
@@ -145,7 +149,10 @@ class HelloMaker:
 
 
 class HelloGate:
-    """The aggregator's check of every call; remembers each caller's highest number.
+    """The aggregator's check of every call; remembers each caller's recent numbers.
+
+    A number serves once. Those outside the clock's window are refused by their time, so only the
+    window's are remembered; a member may call from several processes at once.
 
     Args:
         own: The aggregator's certificate, which the caller must have seen.
@@ -153,7 +160,7 @@ class HelloGate:
 
     def __init__(self, own: Certificate) -> None:
         self._own = own.digest
-        self._highest: dict[ClientId, int] = {}
+        self._seen: dict[ClientId, set[int]] = {}
 
     def check(
         self, method: str, hello: Signed, body: bytes, peer_pem: bytes, roster: Roster, now: datetime
@@ -221,12 +228,18 @@ class HelloGate:
                 f"the clock of {said.site} is {off_s} s off the aggregator's, {MAX_SKEW_S} s are allowed",
                 hint="Set both clocks, by NTP for example.",
             )
-        if said.sequence <= self._highest.get(said.site, 0):
+        seen = self._seen.setdefault(said.site, set())
+        if said.sequence in seen:
             raise AuthenticationError(
-                f"a hello of {said.site} was seen before, or overtaken by a later one",
-                hint="Use one process for each key; a repeated call needs a new hello.",
+                f"a hello of {said.site} was seen before",
+                hint="A repeated call needs a new hello; if nobody repeated one, somebody replays them.",
             )
-        self._highest[said.site] = said.sequence
+        if len(seen) >= HELLOS_MAX:
+            oldest = int(now.timestamp() * _NS) - MAX_SKEW_S * _NS
+            seen.intersection_update({number for number in seen if number >= oldest})
+        if len(seen) >= HELLOS_MAX:
+            raise AuthenticationError(f"{said.site} makes too many calls: {HELLOS_MAX} in {MAX_SKEW_S} s")
+        seen.add(said.sequence)
 
 
 def _owner(roster: Roster, peer_pem: bytes) -> Member:

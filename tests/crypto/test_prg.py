@@ -133,12 +133,13 @@ def test_exchanging_add_and_subtract_takes_masks_away(
     assert np.array_equal(words, before)
 
 
-def test_add_into_and_subtract_from_are_inverses() -> None:
+def test_one_mask_is_its_stream() -> None:
+    """From a segment in the middle, put on and taken off again."""
     words = np.arange(50_000, dtype=np.uint32)
-    stream = KeyStream(SEED)
-    stream.add_into(words, start_segment=5)
-    assert np.array_equal(words, np.arange(50_000, dtype=np.uint32) + stream.words(50_000, start_segment=5))
-    stream.subtract_from(words, start_segment=5)
+    combine_masks(words, [SEED], [], start_segment=5)
+    stream = KeyStream(SEED).words(50_000, start_segment=5)
+    assert np.array_equal(words, np.arange(50_000, dtype=np.uint32) + stream)
+    combine_masks(words, [], [SEED], start_segment=5)
     assert np.array_equal(words, np.arange(50_000, dtype=np.uint32))
 
 

@@ -125,6 +125,11 @@ def test_only_no_event_costs_nothing() -> None:
     assert filtered(poisson(1e-9, "1000", 1)) > 0
 
 
+def test_no_release_is_rounded_to_nothing() -> None:
+    """Below what the quadrature resolves a step still costs something, so many steps do."""
+    assert np.all(_divergences(Mechanism(1, 1000.0, "add-remove"), FILTER_ORDERS) >= 1e-12)
+
+
 def test_one_non_private_release_makes_it_infinite() -> None:
     assert filtered(NonPrivate("declared by the site"), poisson(0.01, "1", 1)) == math.inf
     assert tally([NonPrivate("x"), poisson(0.01, "1", 1)]).non_private

@@ -74,7 +74,7 @@ def test_no_secret_opens_twice_and_no_two_sets_are_certified(
 def test_in_words() -> None:
     assert Params.complete(10, 1, min_cohort=3).in_words() == (
         "10 sites: any 1 may collude with the aggregator; 6 shares open a secret, "
-        "6 signatures certify the survivors, 3 sites may be lost in an attempt"
+        "6 signatures certify the survivors, 3 may be lost in an attempt"
     )
-    assert "no sites may be lost" in Params.complete(3, 1, min_cohort=3).in_words()
-    assert "1 site may be lost" in Params.complete(5, 1, min_cohort=3).in_words()
+    assert "none may be lost" in Params.complete(3, 1, min_cohort=3).in_words()
+    assert "1 may be lost" in Params.complete(5, 1, min_cohort=3).in_words()

@@ -29,7 +29,11 @@ def test_a_client_finds_its_decisions_after_a_restart(disk: Path) -> None:
     with DecisionStore(disk / "state.db") as store:
         record = ClientRecord(store)
         assert record.highest_attempt(JOB) == (1, 0, 3)
-        assert (record.opened(ROUND, H), record.opened(ROUND, OTHER), record.opened(NEXT, H)) == (3, None, None)
+        assert (record.opened(ROUND, H), record.opened(ROUND, OTHER), record.opened(NEXT, H)) == (
+            3,
+            None,
+            None,
+        )
         assert record.left(ROUND) == (left,)
         assert record.left(NEXT) == ()
         assert record.confirmed(H) == b"confirm"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simfed import refusals_open, refusals_phases  # noqa: F401 - they fill the register
+from simfed import refusals_open, refusals_phases
 from simfed.refusals import REGISTER, Refusal
 from simfed.stage import Stage
 
@@ -134,7 +134,12 @@ CALLS = [
         "pass",
         "one_signature_many_times",
     ),
-    ("Masked.confirm", 'a.check_senders(others, self.share_set, "survivors")', "pass", "a_survivor_outside_u1"),
+    (
+        "Masked.confirm",
+        'a.check_senders(others, self.share_set, "survivors")',
+        "pass",
+        "a_survivor_outside_u1",
+    ),
     ("Shared.mask", 'a.check_senders(senders, frozenset(self.edges), "bundles")', "pass", "a_bundle_twice"),
     (
         "Encapsulated.share",
@@ -217,7 +222,9 @@ def _by_rule(rule: str) -> list[Refusal]:
     return [REGISTER[name] for name, text in _texts().items() if rule in text]
 
 
-@pytest.mark.parametrize(("function", "before", "after", "attack"), CALLS, ids=[f"{c[0]}-{c[3]}" for c in CALLS])
+@pytest.mark.parametrize(
+    ("function", "before", "after", "attack"), CALLS, ids=[f"{c[0]}-{c[3]}" for c in CALLS]
+)
 def test_without_the_check_its_test_turns_red(
     function: str, before: str, after: str, attack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,23 +96,17 @@ def an_invalid_mlkem_key(stage: Stage) -> object:
 
 @refused("repeated or reflected", PeerError)
 def a_repeated_x25519_key(stage: Stage) -> object:
-    return _with_advert(
-        stage, LOW, replace(_advert_of(stage, LOW), x25519=_advert_of(stage, HIGH).x25519)
-    )
+    return _with_advert(stage, LOW, replace(_advert_of(stage, LOW), x25519=_advert_of(stage, HIGH).x25519))
 
 
 @refused("repeated or reflected", PeerError)
 def a_reflected_x25519_key(stage: Stage) -> object:
-    return _with_advert(
-        stage, LOW, replace(_advert_of(stage, LOW), x25519=_advert_of(stage, VICTIM).x25519)
-    )
+    return _with_advert(stage, LOW, replace(_advert_of(stage, LOW), x25519=_advert_of(stage, VICTIM).x25519))
 
 
 @refused("repeated or reflected", PeerError)
 def a_reflected_mlkem_key(stage: Stage) -> object:
-    return _with_advert(
-        stage, HIGH, replace(_advert_of(stage, HIGH), mlkem=_advert_of(stage, VICTIM).mlkem)
-    )
+    return _with_advert(stage, HIGH, replace(_advert_of(stage, HIGH), mlkem=_advert_of(stage, VICTIM).mlkem))
 
 
 @refused("fewer adverts than the threshold", PeerError)

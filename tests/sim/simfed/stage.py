@@ -74,9 +74,7 @@ class Stage:
         self.offer(member)
 
     def open_session(self, manifest: Manifest) -> AggregatorSession:
-        params = Params.complete(
-            len(manifest.cohort), self.cast.corrupt, min_cohort=self.cast.min_cohort
-        )
+        params = Params.complete(len(manifest.cohort), self.cast.corrupt, min_cohort=self.cast.min_cohort)
         return AggregatorSession(
             self.cast.sign_manifest(self.terms, manifest),
             params,
@@ -125,14 +123,14 @@ class Stage:
             self._snapshots[Phase.DONE] = self._save()
         for part, saved in zip(self._parts(), self._snapshots[phase], strict=True):
             part.__dict__.clear()
-            part.__dict__.update({name: copy.copy(value) for name, value in saved.items()})
+            part.__dict__.update(_copied(saved))
         return self
 
     def _parts(self) -> list[Any]:
         return [*self.clients, *self.decisions, self.aggregator_decisions, self.session, self.uploads]
 
     def _save(self) -> list[dict[str, Any]]:
-        return [{name: copy.copy(value) for name, value in part.__dict__.items()} for part in self._parts()]
+        return [_copied(part.__dict__) for part in self._parts()]
 
     # -- what a dishonest aggregator or member can say -----------------------------------------
 
@@ -160,3 +158,11 @@ class Stage:
         h = h or self.session.h
         statement = self.cast.sign(AGGREGATOR, Label.SIGN_OUTCOME, h, self.cast.codec.encode(outcome))
         return OutcomeNotice(h, statement)
+
+
+def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes with containers of their own; what they hold is immutable or shared on purpose."""
+    return {
+        name: copy.copy(value) if isinstance(value, dict | list) else value
+        for name, value in attributes.items()
+    }

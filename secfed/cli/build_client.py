@@ -1,0 +1,362 @@
+"""A site's configuration turned into a wired client: stores, ledgers, contributor, rounds, link.
+
+Torch is loaded only when a job trains. Everything that is opened here is locked for this process
+until `close`; a second client on the same state directory is turned away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+
+from secfed.config import ClientConfig, DataConfig, PolicyConfig
+from secfed.config import load as load_config
+from secfed.crypto.kdf import digest
+from secfed.crypto.labels import Label
+from secfed.errors import AuthenticationError, ConfigError, PeerError
+from secfed.identity import keyfile
+from secfed.identity.fields import from_base64
+from secfed.identity.keyfile import MemberKeys
+from secfed.ids import Digest, JobId
+from secfed.privacy import budget
+from secfed.privacy.entries import Budget
+from secfed.privacy.events import Unit
+from secfed.privacy.ledger import Ledger
+from secfed.rounds.admission import Site
+from secfed.rounds.client import ClientRounds
+from secfed.rounds.contribution import ContributionStore, site_key
+from secfed.rounds.plan import JobPlan
+from secfed.rounds.ports import Contributor, Observer
+from secfed.rounds.rosters import RosterKeeper
+from secfed.rounds.vector import VectorContributor
+from secfed.secagg.record import Decisions
+from secfed.store import files
+from secfed.store.decisions import DecisionStore
+from secfed.store.journal import Head
+from secfed.transport.client import Connection, Sequence
+from secfed.wire.codec import ProtoCodec
+
+if TYPE_CHECKING:
+    from secfed.cli.passphrase import Source
+
+__all__ = ["Client", "Ledgers", "UpdateFile", "create_ledger", "load_site", "open_client", "unit_of"]
+
+DATA_LEDGER, SCRATCH_LEDGER = "dataset.ledger", "scratch.ledger"
+
+RELATION: Final = "add-remove"
+"""The one relation that plans name."""
+
+
+def utc_now() -> datetime:
+    """The wall clock, for validity."""
+    return datetime.now(UTC)
+
+
+# -- ledgers -----------------------------------------------------------------------------------
+
+
+def unit_of(data: DataConfig) -> tuple[Unit, int]:
+    """The privacy unit of a data set, and how many records of one unit count."""
+    if data.unit == "record":
+        return "record", 1
+    return "person", data.max_records_per_unit or 1
+
+
+def create_ledger(directory: Path, keys: MemberKeys, data: DataConfig, policy: PolicyConfig) -> Path:
+    """Open the data set's ledger for good, with its whole budget.
+
+    Raises:
+        LedgerError: There is one already, or the budget makes no sense.
+    """
+    unit, records = unit_of(data)
+    wanted = policy.budget.delta
+    delta = budget.default_delta(data.public_n) if wanted is None else _decimal(wanted)
+    path = directory / DATA_LEDGER
+    Ledger.create(
+        path,
+        key=keys.signing,
+        site=keys.site,
+        unit=unit,
+        records_per_unit=records,
+        relation=RELATION,
+        budget=Budget(_decimal(policy.budget.epsilon), delta, data.public_n),
+    ).close()
+    return path
+
+
+class Ledgers:
+    """The site's ledgers, each opened on first use and held until `close`.
+
+    The head that each had when it was last closed or written is remembered among the decisions, so
+    that a ledger which came back from a backup is noticed here already.
+    """
+
+    def __init__(self, directory: Path, keys: MemberKeys, decisions: Decisions) -> None:
+        files.make_directory(directory)
+        self._directory, self._keys, self._decisions = directory, keys, decisions
+        self._open: dict[str, Ledger] = {}
+        self._used: Ledger | None = None
+
+    @property
+    def last_used(self) -> Ledger:
+        """The ledger that was asked for last: that of the round in hand."""
+        if self._used is None:
+            raise ValueError("no ledger was used yet")
+        return self._used
+
+    def data_set(self) -> Ledger:
+        """The data set's ledger; one that is missing is never made anew here."""
+        return self._get(DATA_LEDGER)
+
+    def scratch(self) -> Ledger:
+        """For vectors that were made elsewhere; made on first use, without a budget."""
+        path = self._directory / SCRATCH_LEDGER
+        if SCRATCH_LEDGER not in self._open and not path.exists():
+            self._open[SCRATCH_LEDGER] = Ledger.create(
+                path,
+                key=self._keys.signing,
+                site=self._keys.site,
+                unit="record",
+                records_per_unit=1,
+                relation=RELATION,
+                budget=None,
+            )
+        return self._get(SCRATCH_LEDGER)
+
+    def remember(self) -> None:
+        """Note every open ledger's head."""
+        for name, ledger in self._open.items():
+            self._decisions.put(f"ledger-head/{name}/{ledger.head.count:012}", ledger.head.digest)
+
+    def close(self) -> None:
+        """Note the heads, and release the files."""
+        self.remember()
+        for ledger in self._open.values():
+            ledger.close()
+        self._open.clear()
+
+    def _get(self, name: str) -> Ledger:
+        if name not in self._open:
+            known = self._decisions.scan(f"ledger-head/{name}/")
+            expect = Head(int(known[-1][0].rsplit("/", 1)[1]), Digest(known[-1][1])) if known else None
+            self._open[name] = Ledger.open(self._directory / name, key=self._keys.signing, expect=expect)
+        self._used = self._open[name]
+        return self._used
+
+
+def _decimal(value: float) -> str:
+    """A configured number as the decimal text that ledgers hold."""
+    return format(Decimal(repr(value)).normalize(), "f")
+
+
+# -- contributors ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateFile:
+    """A vector made elsewhere.
+
+    Attributes:
+        trained: It also serves for jobs that train (`push`), as a release without a bound.
+        charge_data_set: It is charged to the data set's ledger, not to the scratch ledger.
+    """
+
+    path: Path
+    weight: int = 1
+    trained: bool = False
+    charge_data_set: bool = False
+
+    def serves(self, plan: JobPlan) -> bool:
+        """Whether it is what this site gives to a job."""
+        return plan.kind == "vector" or self.trained
+
+
+@dataclass(slots=True)
+class _Contributors:
+    """Which contributor serves a plan; one that trains is made once, since it keeps its model."""
+
+    config: ClientConfig
+    update: UpdateFile | None
+    key: bytes = field(repr=False)
+    on_step: Callable[[int, int], None]
+    _training: Contributor | None = None
+
+    def __call__(self, plan: JobPlan) -> Contributor:
+        if self.update is not None and self.update.serves(plan):
+            return VectorContributor(self.update.path, weight=self.update.weight)
+        if plan.kind == "vector":
+            raise ConfigError(
+                f"job {plan.job} sums vectors, and this client was given none",
+                hint="Start it with --update FILE.safetensors, or use `secfed client push`.",
+            )
+        if self._training is None:
+            self._training = self._trainer()
+        return self._training
+
+    def _trainer(self) -> Contributor:
+        data = _data(self.config)
+        try:
+            from secfed.training.contributor import SiteSettings, TrainingContributor
+            from secfed.training.models import model_folder
+        except ImportError as missing:
+            raise ConfigError(
+                f"this job trains, and {missing.name} is not installed here",
+                hint="pip install 'secfed[train]'",
+            ) from missing
+        settings = SiteSettings(
+            data=data.file,
+            model_folder=lambda model: model_folder(self.config.models_dir, model),
+            scratch=self.config.state_dir,
+            columns={
+                "text": data.text, "label": data.label, "prompt": data.prompt, "completion": data.completion,
+            },
+            unit=data.unit,
+            device=self.config.device,
+            threads=self.config.threads,
+        )  # fmt: skip
+        return TrainingContributor(settings, self.key, on_step=self.on_step)
+
+
+def _data(config: ClientConfig) -> DataConfig:
+    if config.data is None:
+        raise ConfigError(
+            "this job trains, and client.toml has no [data] section", hint="Join again with --data."
+        )
+    return config.data
+
+
+# -- the client --------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Client:
+    """A wired client; `close` releases everything."""
+
+    config: ClientConfig
+    keys: MemberKeys
+    rosters: RosterKeeper
+    rounds: ClientRounds
+    link: Connection
+    ledgers: Ledgers
+    _stack: contextlib.ExitStack = field(repr=False)
+
+    def close(self) -> None:
+        """Close link, ledgers and stores."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load_site(path: Path, secrets: Source) -> tuple[ClientConfig, PolicyConfig, MemberKeys]:
+    """Read a site's configuration, policy and keys.
+
+    Raises:
+        ConfigError, KeyFileError: One of them cannot be used.
+        AuthenticationError: The key file is another site's.
+    """
+    config = load_config(path, ClientConfig)
+    policy = load_config(config.policy, PolicyConfig)
+    keys = keyfile.load(config.key, secrets.for_existing(config.key))
+    if keys.site != config.site:
+        raise AuthenticationError(
+            f"{config.key} is the key file of {keys.site}, and {path} is {config.site}'s"
+        )
+    return config, policy, keys
+
+
+def open_client(
+    path: Path,
+    secrets: Source,
+    *,
+    observer: Observer,
+    only: JobId | None = None,
+    update: UpdateFile | None = None,
+    on_step: Callable[[int, int], None] = lambda _done, _steps: None,
+    on_retry: Callable[[Exception], None] = lambda _: None,
+    patience_s: float | None = None,
+) -> Client:
+    """Wire a client from its client.toml.
+
+    Args:
+        only: The one job it takes part in.
+        update: A vector made elsewhere, which it offers.
+        on_step: Told the steps done and the steps of the round, while training.
+        on_retry: Told of each failed try to reach the aggregator.
+        patience_s: How long an aggregator that is away is tried again; None for ever.
+
+    Raises:
+        LockedError: Another client uses the same state directory.
+        SecfedError: Configuration, keys, roster or stores cannot be used.
+    """
+    config, policy, keys = load_site(path, secrets)
+    with contextlib.ExitStack() as stack:
+        files.make_directory(config.state_dir)
+        decisions = stack.enter_context(DecisionStore(config.state_dir / "decisions.sqlite"))
+        ledgers = Ledgers(config.ledger_dir, keys, decisions)
+        stack.callback(ledgers.close)
+        rosters = RosterKeeper(config.roster, from_base64(config.roster_key, 32), decisions)
+        key = site_key(config.state_dir / "site.key")
+
+        def ledger_of(plan: JobPlan) -> Ledger:
+            if update is not None and update.serves(plan):
+                return ledgers.data_set() if update.charge_data_set else ledgers.scratch()
+            if plan.kind == "vector":
+                return ledgers.scratch()
+            _data(config)
+            return ledgers.data_set()
+
+        link = Connection(
+            config.aggregator,
+            keys,
+            rosters,
+            Sequence(config.state_dir / "sequence"),
+            now=utc_now,
+            ledger_head=lambda: rounds.ledger_head,
+            patience_s=patience_s,
+            on_retry=on_retry,
+        )
+        stack.callback(link.close)
+        site = Site(
+            name=keys.site,
+            key=keys.signing,
+            only=only,
+            codec=ProtoCodec(),
+            rosters=rosters,
+            decisions=decisions,
+            contributions=ContributionStore(config.state_dir / "contributions", key),
+            policy=policy,
+            policy_digest=digest(Label.POLICY, config.policy.read_bytes()).hex(),
+            ledger=ledger_of,
+            contributor=_Contributors(config, update, key, on_step),
+            base=lambda wanted: _adapter(link.download(wanted)),
+            observer=observer,
+            now=utc_now,
+            monotonic=time.monotonic,
+        )
+        rounds = ClientRounds(site)
+        link.check()
+        return Client(config, keys, rosters, rounds, link, ledgers, stack.pop_all())
+
+
+def _adapter(data: bytes) -> Mapping[str, NDArray[np.float32]]:
+    """The arrays of an adapter's bytes, whose digest was checked."""
+    try:
+        arrays: dict[str, NDArray[np.float32]] = load_safetensors(data)
+    except (SafetensorError, KeyError) as problem:  # KeyError: a number type that numpy lacks
+        raise PeerError(f"the base adapter is no safetensors file: {problem}") from problem
+    return arrays

@@ -1,0 +1,477 @@
+"""The aggregator in its rounds, told as a story: open, collect, confirm, unmask, decode, apply, record.
+
+Sans-IO and synchronous, for one thread: events go in (`hear`, `tick`, uploads, commands), and
+`next_for` says what a site must be told now. Heavy computing is handed out by `work`, to be run
+anywhere, and taken back by `worked`. Whatever outlives a crash is durable before it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from secfed.crypto.labels import Label
+from secfed.errors import ConfigError, EncodingError, LedgerError, PeerError, RoundAbortedError
+from secfed.identity import signed
+from secfed.identity.signed import Signed
+from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
+from secfed.rounds import standing
+from secfed.rounds.attempt import Upload, discard_uploads, params_for
+from secfed.rounds.exchange import (
+    Answer,
+    Ask,
+    Declined,
+    JobCommand,
+    JobState,
+    Offer,
+    Present,
+    Ready,
+    Refused,
+    RoundState,
+    Said,
+    StatusReply,
+    Told,
+    Wait,
+)
+from secfed.rounds.house import House
+from secfed.rounds.jobs import Ending, Job, JobBook
+from secfed.rounds.plan import RoundPlan
+from secfed.rounds.ports import Observer
+from secfed.rounds.presence import Presence
+from secfed.rounds.proposal import open_job_plan, sign_round_plan, vector_words
+from secfed.rounds.publish import Facts, Published, base_of, check_plan, publish, round_folder
+from secfed.rounds.round import Notices, OpenRound, SeatState
+from secfed.secagg.aggregator import AggregatorSession
+from secfed.secagg.frozen import Signatures
+from secfed.secagg.messages import Countersignature, Outcome, OutcomeNotice, SignedReply
+from secfed.secagg.params import COMPLETE_GRAPH_MAX
+from secfed.secagg.record import AggregatorRecord
+from secfed.store.journal import Head
+
+__all__ = ["AggregatorRounds", "Worked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What a piece of work came to: a result on disk, or why there will be none."""
+
+    session: AggregatorSession
+    published: Published | None
+    reason: str
+
+
+class _Changes:
+    """An observer that counts: whatever could give a site something new to hear is noted."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self.count = 0
+
+    def note(
+        self, event: str, *, job: JobId | None = None, site: ClientId | None = None, **facts: object
+    ) -> None:
+        self.count += 1
+        self._observer.note(event, job=job, site=site, **facts)
+
+
+class AggregatorRounds:
+    """All jobs of one federation, one live at a time.
+
+    Args:
+        house: Identity, stores, clock. Nothing else may write to its stores.
+
+    Raises:
+        StorageError: What an earlier run left cannot be read.
+    """
+
+    def __init__(self, house: House) -> None:
+        self._changes = _Changes(house.observer)
+        self._house = house = replace(house, observer=self._changes)
+        self._book = JobBook(house.decisions)
+        self._presence = Presence()
+        self._notices: Notices = {}
+        self._said: dict[ClientId, Said] = {}
+        self._ended = {ending.h: (job, ending) for job in self._book.jobs.values() for ending in job.endings}
+        self._deaf: set[tuple[ClientId, Digest]] = set()
+        self._working = False
+        self._open = self._take_up()
+        self._clean_spool()
+        self._settle()
+
+    @property
+    def changes(self) -> int:
+        """Grows whenever some site may have something new to hear."""
+        return self._changes.count
+
+    # -- what sites say and are told -----------------------------------------------------------
+
+    def enter(self, site: ClientId) -> None:
+        """A call of this site begins."""
+        self._presence.enter(site, self._house.clock.monotonic())
+
+    def leave(self, site: ClientId, *, broken: bool) -> None:
+        """A call of this site ends; `broken` if the other side cut it off."""
+        self._presence.leave(site, self._house.clock.monotonic(), broken=broken)
+
+    def hear(self, site: ClientId, said: Said, *, ledger: Head | None = None) -> None:
+        """One client says where it stands, answers, or refuses.
+
+        Args:
+            ledger: Head of its ledger, as its hello had it.
+
+        Raises:
+            LedgerError: Its ledger is behind what was seen of it before.
+        """
+        self._presence.seen(site, self._house.clock.monotonic())
+        if isinstance(said, Ready) and ledger is not None and ledger.count and said.job in self._book.jobs:
+            self._check_ledger(said.job, site, ledger)
+        match said:
+            case Answer(h, SignedReply(statement)) if h in self._ended:
+                self._countersigned(site, h, statement)
+            case Refused(h, rule) if h in self._ended:
+                self._deaf.add((site, h))
+                self._changes.note("outcome_refused", job=self._ended[h][0].id, site=site, rule=rule)
+            case Present() | Ready() | Declined():
+                self._said[site] = said
+                self._pass_on(site, said)
+            case _:
+                self._pass_on(site, said)
+        self._settle()
+
+    def _pass_on(self, site: ClientId, said: Said) -> None:
+        if self._open is not None and site in self._open.seats:
+            self._open.hear(site, said)
+
+    def next_for(self, site: ClientId) -> Told | None:
+        """What this site must be told now; None if nothing is new for it."""
+        notices = self._notices.get(site)
+        if notices:
+            notice = notices.pop(0)
+            return Ask(notice.attempt, notice)
+        over = self._outcome_for(site)
+        if over is not None:
+            return Ask(over.attempt, over)
+        round_ = self._open
+        if round_ is None or site not in round_.seats:
+            return None
+        if round_.live is not None and (request := round_.live.ask(site)) is not None:
+            return Ask(round_.live.h, request)
+        if round_.job.state == "running" and round_.seats[site].state in (SeatState.ASKED, SeatState.OFFERED):
+            round_.offered(site)
+            return Offer(round_.job.proposal.text, round_.proposal.text)
+        return None
+
+    def _outcome_for(self, site: ClientId) -> OutcomeNotice | None:
+        """The end of the round that this site still holds a contribution for."""
+        said = self._said.get(site)
+        if not isinstance(said, Ready) or said.job not in self._book.jobs:
+            return None
+        endings = self._book.jobs[said.job].endings
+        if said.round > len(endings):
+            return None
+        ending = endings[said.round - 1]
+        return None if (site, ending.h) in self._deaf else OutcomeNotice(ending.h, ending.statement)
+
+    def wait_for(self, site: ClientId) -> Wait:
+        """For a site that has nothing to hear: what is awaited, and until when at the latest."""
+        if self._open is None:
+            paused = [job for job in self._book.jobs.values() if job.state == "paused"]
+            what = f"job {paused[0].id} is paused: {paused[0].reason}" if paused else "no job is running"
+            return Wait(what, 0)
+        if site not in self._open.seats:
+            return Wait("this site is no active client of the roster", 0)
+        now = self._house.clock.monotonic()
+        return Wait(standing.awaited(self._open, now), standing.remaining_s(self._open, now))
+
+    def _check_ledger(self, job: JobId, site: ClientId, ledger: Head) -> None:
+        try:
+            self._book.ledger_head(job, site, ledger.count, ledger.digest)
+        except LedgerError as error:
+            self._changes.note("ledger_behind", job=job, site=site, reason=str(error))
+            raise
+
+    def _countersigned(self, site: ClientId, h: Digest, statement: Signed) -> None:
+        """Keep a member's signature, if it is over what was published."""
+        job, ending = self._ended[h]
+        key = self._house.clients().get(site)
+        if key is None:
+            return
+        try:
+            body = signed.open_(
+                statement, key, Label.SIGN_COUNTERSIGN, context=h, sender=site, recipient=None
+            )
+            seen = self._house.codec.decode(Countersignature, body)
+        except PeerError as error:
+            self._changes.note("countersignature_refused", job=job.id, site=site, reason=str(error))
+        else:
+            if seen == Countersignature(ending.sum, ending.transcript):
+                self._book.countersigned(ending, site, statement)
+            else:
+                self._changes.note("countersignature_differs", job=job.id, site=site, round=ending.round)
+        self._said.pop(site, None)
+
+    # -- uploads -------------------------------------------------------------------------------
+
+    def begin_upload(self, site: ClientId, h: Digest, statement: Signed) -> Upload | None:
+        """The first frame of a masked vector; None if none is owed, such as after a lost reply.
+
+        Raises:
+            PeerError: The statement is wrong; its sender is dropped from the attempt.
+        """
+        self._presence.seen(site, self._house.clock.monotonic())
+        upload = None if self._open is None else self._open.begin_upload(site, h, statement)
+        self._settle()
+        return upload
+
+    def progress(self, upload: Upload) -> None:
+        """A piece of an upload came in."""
+        if self._open is not None and self._open.live is not None and self._open.live.h == upload.h:
+            self._open.live.progress(upload.member)
+
+    def finish_upload(self, upload: Upload) -> None:
+        """All pieces are committed."""
+        if self._open is not None:
+            self._open.finish_upload(upload)
+        self._settle()
+
+    # -- time, roster, work --------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Let time pass; call it about twice a second."""
+        if self._open is not None:
+            self._open.tick()
+        self._settle()
+
+    def roster_changed(self) -> None:
+        """Another roster is in force: ask who is new, let go of who is revoked."""
+        if self._open is not None:
+            self._open.follow_roster()
+        self._changes.note("roster", version=self._house.roster().version)
+        self._settle()
+
+    def work(self) -> Callable[[], Worked] | None:
+        """The next piece of heavy work, for any thread; its result goes to `worked`.
+
+        The callable raises StorageError where the disk fails: stop then, a restart goes on.
+        """
+        live = None if self._open is None else self._open.live
+        if self._open is None or live is None or not live.session.ready or self._working:
+            return None
+        self._working = True
+        session, house, facts = live.session, self._house, self._facts(self._open, live.session)
+
+        def run() -> Worked:
+            try:
+                return Worked(session, publish(house, session, facts), "")
+            except (RoundAbortedError, PeerError, EncodingError) as error:
+                return Worked(session, None, str(error))
+
+        return run
+
+    def worked(self, done: Worked) -> None:
+        """Make the end of the round durable; from then on it is told."""
+        self._working = False
+        round_ = self._open
+        if round_ is None or round_.live is None or round_.live.session is not done.session:
+            raise ValueError("work came back for a round that is not open")
+        if done.published is None:
+            round_.abort(done.reason)
+        else:
+            self._close(round_, done.session, done.published, "")
+        self._settle()
+
+    def _facts(self, round_: OpenRound, session: AggregatorSession) -> Facts:
+        included = tuple(session.site(member) for member in session.survivors)
+        certified = AggregatorRecord(self._house.decisions).certified(session.h) or b"[]"
+        return Facts(
+            job=round_.job,
+            proposal=round_.proposal,
+            manifest=session.signed_manifest,
+            attempt=session.manifest.attempt,
+            h=session.h,
+            included=included,
+            dropped=tuple(round_.absent(included, session)),
+            signatures=tuple(
+                (session.site(member), signature)
+                for member, signature in Signatures.from_bytes(certified).signatures
+            ),
+        )
+
+    def _close(
+        self, round_: OpenRound, session: AggregatorSession, published: Published | None, reason: str
+    ) -> None:
+        """The round's end: durable, then told."""
+        included = tuple(session.site(member) for member in session.survivors) if published else ()
+        outcome = Outcome(
+            published=published is not None,
+            survivors=included,
+            dropped=session.dropped,
+            sum=published.ring_sum.digest if published else NO_DIGEST,
+            transcript=published.ring_sum.transcript if published else NO_DIGEST,
+            result=published.result if published else NO_DIGEST,
+        )
+        ending = Ending(
+            round=round_.proposal.plan.round,
+            attempt=session.manifest.attempt,
+            h=session.h,
+            statement=self._house.sign(
+                Label.SIGN_OUTCOME, self._house.codec.encode(outcome), context=session.h
+            ),
+            published=outcome.published,
+            included=included,
+            dropped=tuple(round_.absent(included, session)),
+            sum=outcome.sum,
+            transcript=outcome.transcript,
+            result=outcome.result,
+            asked=len(round_.seats),
+            seconds=round(self._house.clock.monotonic() - round_.opened),
+            reason=reason,
+        )
+        self._book.close_round(round_.job, ending)
+        self._ended[ending.h] = (round_.job, ending)
+        if not (self._house.retain_uploads and ending.published):
+            discard_uploads(self._house, ending.h)
+        self._open = None
+        self._changes.note("round_ended", job=round_.job.id, state=standing.round_state(round_.job, ending))
+        if round_.job.state != "running":
+            self._changes.note("job", job=round_.job.id, state=round_.job.state, reason=round_.job.reason)
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def start_job(self, text: bytes) -> JobState:
+        """Enter a job that an admin signed; started again, a paused one goes on.
+
+        Raises:
+            PeerError, RosterError: Not signed by an active admin, or malformed.
+            ConfigError, EncodingError, InfeasibleCohortError: It cannot be carried out here.
+        """
+        proposal = open_job_plan(text, self._house.roster(), self._house.now())
+        admin = ClientId(proposal.plan.created_by)
+        if proposal.job not in self._book.jobs:
+            self._check_new(Job(proposal))
+        job = self._book.start(proposal)
+        self._changes.note("job_started", job=job.id, site=admin)
+        return self.control(JobCommand(job.id, "resume"), admin) if job.state == "paused" else self._told(job)
+
+    def _check_new(self, job: Job) -> None:
+        check_plan(job.plan)
+        params_for(self._house, job, min(len(self._house.clients()), COMPLETE_GRAPH_MAX))
+        if vector_words(job.plan) * 4 > self._house.upload_bytes_max:
+            raise ConfigError(
+                f"a vector of job {job.id} takes up to {vector_words(job.plan) * 4} bytes, "
+                f"the aggregator takes {self._house.upload_bytes_max}",
+                hint="Raise max_upload_mib in aggregator.toml, or train fewer parameters.",
+            )
+        target = round_folder(self._house.output, job.id, 1).parent
+        if target.exists():
+            raise ConfigError(
+                f"the output folder already holds results of a job named {job.id}",
+                hint="Give the job another name, or move its old results away.",
+            )
+
+    def control(self, command: JobCommand, by: ClientId) -> JobState:
+        """Pause, resume or stop a job. What is frozen is finished first; an attempt that is not, is void.
+
+        Raises:
+            ConfigError: No such job, or it is over.
+        """
+        job = self._book.find(command.job)
+        self._book.command(job, command.verb, by=by, reason=f"{command.verb} by {by}")
+        if self._open is not None and self._open.job is job:
+            if command.verb == "resume":
+                self._open.extend()
+            if command.verb == "stop":
+                self._open.give_up("the job was stopped")
+        self._changes.note("job", job=job.id, state=job.state, reason=job.reason)
+        self._settle()
+        return self._told(job)
+
+    def status(self, job: JobId | None = None) -> StatusReply:
+        """How things stand, for people."""
+        wanted = self._book.jobs.values() if job is None else [self._book.find(job)]
+        now, roster = self._house.clock.monotonic(), self._house.roster()
+        return standing.status(roster, self._presence.all_here(now), [self._told(each) for each in wanted])
+
+    def ended_rounds(self, job: JobId) -> list[RoundState]:
+        """All ended rounds of a job."""
+        found = self._book.find(job)
+        return [standing.round_state(found, ending) for ending in found.endings]
+
+    def _told(self, job: Job) -> JobState:
+        open_ = self._open if self._open is not None and self._open.job is job else None
+        return standing.job_state(job, open_, self._house.clock.monotonic())
+
+    # -- from one round to the next ------------------------------------------------------------
+
+    def _take_up(self) -> OpenRound | None:
+        """After a restart: void what was not frozen, go on with what was."""
+        found = None
+        for job in self._book.jobs.values():
+            if job.state not in ("done", "failed"):
+                round_ = self._reopen(job)
+                if round_ is not None and round_.live is not None:
+                    found = round_
+        return found
+
+    def _reopen(self, job: Job) -> OpenRound | None:
+        proposal = self._book.round_plan(job, job.next_round)
+        if proposal is None:
+            return None
+        return OpenRound(
+            self._house, self._book, job, proposal, presence=self._presence, notices=self._notices
+        )
+
+    def _clean_spool(self) -> None:
+        """Remove what an earlier run left of attempts that are over."""
+        kept = {self._open.live.h} if self._open is not None and self._open.live is not None else set()
+        if self._house.retain_uploads:
+            kept |= {h for h, (_, ending) in self._ended.items() if ending.published}
+        prefixes = {h.hex() for h in kept}
+        for name in self._house.spool.names():
+            if name.split("-")[0] not in prefixes:
+                self._house.spool.discard(name)
+
+    def _settle(self) -> None:
+        """Carry on as far as things go without anybody's word."""
+        round_ = self._open
+        if round_ is not None and round_.aborted is not None:
+            self._close(round_, round_.aborted.session, None, round_.aborted.reason)
+        if self._open is not None and self._open.live is None and self._open.job.state != "running":
+            self._open = None  # paused or stopped between attempts
+        if self._open is None:
+            self._open_next()
+        round_ = self._open
+        if round_ is None or round_.live is not None:
+            return
+        if round_.overdue:
+            self._pause_overdue(round_)
+        else:
+            round_.try_attempt()
+
+    def _pause_overdue(self, round_: OpenRound) -> None:
+        reason = f"round {round_.proposal.plan.round}: {round_.awaited(self._house.clock.monotonic())}"
+        self._book.command(round_.job, "pause", by=self._house.site, reason=reason)
+        self._changes.note("job", job=round_.job.id, state="paused", reason=reason)
+        self._open = None
+        self._open_next()
+
+    def _open_next(self) -> None:
+        """Open the next round of the oldest job that can go on."""
+        job = next((job for job in self._book.jobs.values() if job.state == "running"), None)
+        if job is None:
+            return
+        round_ = self._reopen(job)
+        if round_ is None:
+            plan = RoundPlan(
+                job=job.id,
+                job_plan=job.proposal.digest.hex(),
+                round=job.next_round,
+                base=base_of(self._house, job).hex(),
+                deadlines=self._house.deadlines(job.plan.deadlines),
+            )
+            self._book.open_round(job, sign_round_plan(self._house.key, plan))
+            round_ = self._reopen(job)
+        self._open = round_
+        self._changes.note("round_opened", job=job.id, round=job.next_round)
+        for site, said in self._said.items():
+            self._pass_on(site, said)

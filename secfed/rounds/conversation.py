@@ -1,0 +1,98 @@
+"""The loop around a client: say, be told, hear, say again; what happened comes out as facts.
+
+Nothing here decides. A refusal by either side ends an attempt or a round for this site and not the
+conversation; what should end the process (the way is gone for good, the disk fails, this site is not
+allowed) is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from secfed.errors import NetworkError, PeerError, RoundAbortedError, SecfedError, StorageError
+from secfed.identity.signed import Signed
+from secfed.ids import Digest
+from secfed.rounds.client import ClientRounds, RoundEnd, Upload
+from secfed.rounds.exchange import Said, Told, Wait
+
+__all__ = ["Awaited", "DeclinedRound", "Fact", "Setback", "TakesPart", "take_part"]
+
+PAUSE_FIRST_S, PAUSE_MOST_S = 1.0, 30.0
+"""Pauses after a setback, doubling: a peer that errs every time must not keep this site busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """Nothing to do here now: what is awaited, and for how long at most."""
+
+    what: str
+    remaining_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeclinedRound:
+    """This site stays out of the offered round, and why; the reason stays here."""
+
+    reason: SecfedError
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """One side refused what the other said; the conversation goes on after a pause."""
+
+    reason: SecfedError
+
+
+Fact = Awaited | DeclinedRound | RoundEnd | Setback
+
+
+class TakesPart(Protocol):
+    """The part of the Link port that a conversation uses."""
+
+    def exchange(self, said: Said) -> Told:
+        """Say something, wait for what comes next."""
+
+    def upload(self, attempt: Digest, statement: Signed, packed: bytes) -> Told:
+        """Send a masked vector; returns once it is durable on the other side."""
+
+
+def take_part(rounds: ClientRounds, link: TakesPart, sleep: Callable[[float], None]) -> Iterator[Fact]:
+    """Take part in rounds, for as long as the caller asks for the next fact.
+
+    Args:
+        sleep: Waits for so many seconds.
+
+    Raises:
+        NetworkError: The aggregator stayed away beyond the link's patience.
+        RosterError: This site is not allowed, or nobody here can be believed.
+        StorageError: A decision, charge or contribution cannot be made durable.
+    """
+    saying: Said | Upload = rounds.standing
+    pause = PAUSE_FIRST_S
+    while True:
+        try:
+            told = _say(link, saying)
+            saying = rounds.hear(told)
+        except (NetworkError, StorageError):
+            raise
+        except (PeerError, RoundAbortedError) as refusal:
+            yield Setback(refusal)
+            sleep(pause)
+            pause = min(2 * pause, PAUSE_MOST_S)
+            saying = rounds.standing
+            continue
+        pause = PAUSE_FIRST_S
+        if rounds.refusal is not None:
+            yield DeclinedRound(rounds.refusal)
+        elif rounds.ended is not None:
+            yield rounds.ended
+        elif isinstance(told, Wait):
+            yield Awaited(told.what, told.remaining_s)
+
+
+def _say(link: TakesPart, saying: Said | Upload) -> Told:
+    if isinstance(saying, Upload):
+        return link.upload(saying.attempt, saying.statement, saying.packed)
+    return link.exchange(saying)

@@ -1,0 +1,654 @@
+"""The aggregator's rounds against real clients, in memory: every message goes over its exact bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from secfed.crypto import signing
+from secfed.crypto.labels import Label
+from secfed.errors import ConfigError, InfeasibleCohortError, LedgerError, NotPermittedError, StorageError
+from secfed.identity import membership, signed
+from secfed.ids import ClientId, Digest, JobId
+from secfed.rounds.aggregator import AggregatorRounds
+from secfed.rounds.client import Upload
+from secfed.rounds.exchange import Ask, JobCommand, JobState, Ready, Refused, RoundState, Wait
+from secfed.rounds.house import House, adapter_digest
+from secfed.rounds.plan import Deadlines
+from secfed.rounds.proposal import sign_job_plan
+from secfed.secagg.messages import Bundles, ConfirmRequest, OutcomeNotice, UnmaskRequest, VoidNotice
+from secfed.store.adapters import AdapterStore
+from secfed.store.decisions import DecisionStore
+from secfed.store.journal import Head
+from secfed.store.spool import Spool
+from secfed.wire import sums
+from secfed.wire.codec import ProtoCodec
+
+NOW_NS = 1_772_366_400 * 10**9
+"""2026-03-01 12:00:00 UTC, when the clients' fixture lives too."""
+
+
+@dataclass
+class ManualClock:
+    """Time passes when a test says so."""
+
+    seconds: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now_ns(self) -> int:
+        return NOW_NS + int(self.seconds * 1e9)
+
+
+@dataclass
+class Notes:
+    """Keeps what it hears."""
+
+    heard: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def note(self, event: str, **facts: Any) -> None:
+        self.heard.append((event, facts))
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [facts for name, facts in self.heard if name == event]
+
+
+class Hall:
+    """An aggregator on its disk, and the clients of a federation that talk to it."""
+
+    def __init__(self, federation: Any, disk: Path, **house: Any) -> None:
+        self.federation, self.disk, self.options = federation, disk, house
+        self.clock, self.notes = ManualClock(), Notes()
+        self.roster = federation.roster
+        self.away: set[ClientId] = set()
+        self.decisions: DecisionStore | None = None
+        self.before: dict[type, Any] = {}
+        self.start()
+        for machine in federation.machines.values():
+            machine.start()
+            machine.says = machine.rounds.standing
+
+    # -- the aggregator's process --------------------------------------------------------------
+
+    def start(self) -> None:
+        self.decisions = DecisionStore(self.disk / "aggregator.sqlite")
+        self.house = House(
+            site=ClientId("center"),
+            key=self.federation.aggregator,
+            roster=lambda: self.roster,
+            roster_key=self.federation.roster_key.public,
+            codec=ProtoCodec(),
+            decisions=self.decisions,
+            spool=Spool(self.disk / "spool"),
+            adapters=AdapterStore(self.disk / "adapters", digest=adapter_digest),
+            output=self.disk / "out",
+            clock=self.clock,
+            observer=self.notes,
+            **self.options,
+        )
+        self.rounds = AggregatorRounds(self.house)
+
+    def kill(self) -> None:
+        assert self.decisions is not None
+        self.decisions.close()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    # -- the clients' processes ----------------------------------------------------------------
+
+    def machine(self, name: str) -> Any:
+        return self.federation.machines[ClientId(name)]
+
+    def lose(self, name: str) -> None:
+        """kill -9 of a client: its call breaks off."""
+        self.away.add(ClientId(name))
+        self.machine(name).stop()
+        self.rounds.leave(ClientId(name), broken=True)
+
+    def bring_back(self, name: str) -> None:
+        machine = self.machine(name)
+        machine.start()
+        machine.says = machine.rounds.standing
+        self.away.discard(ClientId(name))
+
+    def turn(self, name: ClientId) -> bool:
+        """One call of one client, and what it makes of the answer; whether there was anything new."""
+        machine = self.federation.machines[name]
+        said = machine.says
+        if isinstance(said, Upload):
+            upload = self.rounds.begin_upload(name, said.attempt, said.statement)
+            if upload is not None:
+                upload.write(said.packed)
+                self.rounds.progress(upload)
+                upload.commit()
+                self.rounds.finish_upload(upload)
+            machine.says = machine.rounds.standing
+        else:
+            head = machine.rounds.ledger_head
+            self.rounds.hear(name, sums.decode_said(sums.encode_said(said)), ledger=head)
+        told = self.rounds.next_for(name)
+        if told is None:
+            machine.says = machine.rounds.hear(self.rounds.wait_for(name))
+            return False
+        told = sums.decode_told(sums.encode_told(told))
+        if isinstance(told, Ask) and type(told.request) in self.before:
+            hook = self.before[type(told.request)]
+            if hook(name):
+                return True
+        machine.says = machine.rounds.hear(told)
+        return True
+
+    def run(
+        self, *, until: str = "", rounds: int = 400, pass_time: float = 0.25, patience: int = 3
+    ) -> None:
+        """Let everybody who is here talk until nothing moves, or a note of this name was made."""
+        idle = 0
+        for _ in range(rounds):
+            if until and self.notes.of(until):
+                return
+            moved = False
+            for name in self.federation.machines:
+                if name not in self.away:
+                    moved = self.turn(name) or moved
+            if (work := self.rounds.work()) is not None:
+                self.rounds.worked(work())
+                moved = True
+            self.clock.seconds += pass_time
+            self.rounds.tick()
+            idle = 0 if moved else idle + 1
+            if not until and idle > patience:
+                return
+        if until:
+            raise AssertionError(f"no {until} in {self.notes.heard}")
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def start_job(self, **changes: Any) -> JobState:
+        plan = self.federation.plan(**({"rounds": 1} | changes))
+        return self.rounds.start_job(sign_job_plan(self.federation.admin, plan).text)
+
+    @property
+    def ends(self) -> list[RoundState]:
+        return [facts["state"] for facts in self.notes.of("round_ended")]
+
+    def folder(self, number: int = 1, job: str = "sum-1") -> Path:
+        return self.disk / "out" / job / f"round-{number:04}"
+
+
+@pytest.fixture
+def hall(build_federation: Any, disk: Path) -> Iterator[Any]:
+    """Builds a hall with this many sites."""
+    made: list[Hall] = []
+
+    def build(sites: int = 3, **house: Any) -> Hall:
+        made.append(Hall(build_federation(sites), disk, **house))
+        return made[-1]
+
+    yield build
+    for each in made:
+        each.kill()
+
+
+def true_sum(hall: Hall, names: list[str], array: str) -> Any:
+    return sum(load_file(hall.machine(name).update)[array].astype(float) for name in names)
+
+
+SITES = ["hosp-a", "hosp-b", "hosp-c", "hosp-d", "hosp-e"]
+
+
+# -- a round that goes well --------------------------------------------------------------------
+
+
+def test_a_round_publishes_the_sum_the_mean_and_who_was_in_it(hall: Any) -> None:
+    """Three sites, one vector round: the folder, its signature, the outcome at every site."""
+    h = hall(3)
+    h.start_job()
+    h.run()
+    (end,) = h.ends
+    assert (end.state, end.asked, end.included, end.dropped) == ("published", 3, tuple(SITES[:3]), ())
+    folder = h.folder()
+    published = load_file(folder / "sum.safetensors")
+    step = 2 * 4 / (2**16 - 1)
+    assert np.allclose(published["weighted_sum.a"], true_sum(h, SITES[:3], "a"), atol=3 * step)
+    assert np.allclose(published["mean.b"], true_sum(h, SITES[:3], "b") / 3, atol=step)
+    text = (folder / "secfed_manifest.json").read_bytes()
+    facts = json.loads(text)
+    assert (facts["included"], facts["dropped"], facts["count"], facts["weight_sum"]) == (SITES[:3], [], 3, 3)
+    assert adapter_digest((folder / "sum.safetensors").read_bytes()).hex() == facts["result"] == end.result
+    covered = signed.message(
+        Label.SIGN_MANIFEST_FILE,
+        context=bytes.fromhex(facts["attempt_digest"]),
+        sender="center",
+        recipient=None,
+        statement=text,
+    )
+    import base64
+
+    signature = base64.b64decode((folder / "secfed_manifest.json.sig").read_text())
+    assert signing.verify(h.federation.aggregator.public, covered, signature)
+    assert len(facts["survivors_signatures"]) == 3
+    assert h.rounds.status().jobs[0].state == "done"
+    assert h.house.spool.names() == []
+    for machine in h.federation.machines.values():
+        assert machine.site.contributions.rounds() == []
+
+
+def test_rounds_follow_each_other_and_name_the_last_transcript(hall: Any) -> None:
+    h = hall(3)
+    h.start_job(rounds=3)
+    h.run()
+    assert [(end.round, end.state) for end in h.ends] == [(1, "published"), (2, "published"), (3, "published")]
+    countersigned = h.decisions.scan("countersign/")
+    assert len(countersigned) == 9
+
+
+def test_jobs_queue_in_the_order_of_their_start(hall: Any) -> None:
+    h = hall(3)
+    h.start_job(job="first")
+    assert h.start_job(job="second").state == "queued"
+    h.run()
+    assert [facts["job"] for facts in h.notes.of("round_opened")] == ["first", "second"]
+    assert [end.state for end in h.ends] == ["published", "published"]
+
+
+def test_masked_uploads_are_kept_only_if_asked_for(hall: Any) -> None:
+    h = hall(3, retain_uploads=True)
+    h.start_job()
+    h.run()
+    assert len(h.house.spool.names()) == 3
+    h.restart()
+    assert len(h.house.spool.names()) == 3
+
+
+# -- losses ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", ["encapsulate", "share", "mask"])
+def test_a_client_lost_before_its_vector_is_listed_and_left_out(hall: Any, phase: str) -> None:
+    """n = 5 carries one loss in any phase; the sum is exactly that of the other four."""
+    h = hall(5)
+    h.start_job(deadlines=Deadlines(phase_s=5))
+    for _ in range(40):
+        h.run(rounds=1)
+        live = h.rounds.status().jobs[0]
+        if live.phase == phase:
+            h.lose("hosp-e")
+            break
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.state, end.included) == ("published", tuple(SITES[:4]))
+    assert end.dropped == (("hosp-e", f"{phase}: no answer in phase {phase} within 5 s"),)
+    published = load_file(h.folder() / "sum.safetensors")
+    step = 2 * 4 / (2**16 - 1)
+    assert np.allclose(published["weighted_sum.a"], true_sum(h, SITES[:4], "a"), atol=4 * step)
+
+
+@pytest.mark.parametrize("request_", [ConfirmRequest, UnmaskRequest])
+def test_a_client_lost_after_its_vector_came_stays_in_the_sum(hall: Any, request_: type) -> None:
+    h = hall(5)
+    h.start_job(deadlines=Deadlines(phase_s=5))
+
+    def lose(name: ClientId) -> bool:
+        if name == "hosp-e":
+            h.lose("hosp-e")
+            return True
+        return False
+
+    h.before[request_] = lose
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.state, end.included, end.dropped) == ("published", tuple(SITES), ())
+
+
+def test_with_three_sites_one_loss_voids_the_attempt_and_nothing_is_published(hall: Any) -> None:
+    """n = 3 carries no loss: visible, and repeated once all three are back."""
+    h = hall(3)
+    h.start_job(deadlines=Deadlines(phase_s=5))
+
+    def lose(name: ClientId) -> bool:
+        if name == "hosp-c" and not h.notes.of("attempt_voided"):
+            h.lose("hosp-c")
+            return True
+        return False
+
+    h.before[Bundles] = lose
+    h.run(until="attempt_voided")
+    h.run(rounds=60)
+    assert not h.ends
+    assert not h.folder().exists()
+    status = h.rounds.status().jobs[0]
+    assert "hosp-c" in status.waiting_for
+    assert h.rounds.wait_for(ClientId("hosp-a")).what.count("hosp-c")
+    h.before.clear()
+    h.bring_back("hosp-c")
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.state, end.included, end.attempt) == ("published", tuple(SITES[:3]), 2)
+
+
+def test_a_void_attempt_is_not_repeated_at_once_with_the_same_sites(hall: Any) -> None:
+    """Back-off: whoever stays broken does not make the federation spin."""
+    h = hall(3)
+    h.start_job(deadlines=Deadlines(phase_s=5))
+
+    def refuse(name: ClientId) -> bool:
+        machine = h.federation.machines[name]
+        if name == "hosp-b":
+            machine.says = Refused(h.rounds._open.live.h, "no")
+            return True
+        return False
+
+    h.before[Bundles] = refuse
+    h.run(rounds=400, pass_time=0.1, patience=400)  # 40 seconds
+    voids = len(h.notes.of("attempt_voided"))
+    assert 3 <= voids <= 7
+    assert all("refused: no" in facts["reason"] for facts in h.notes.of("attempt_voided"))
+
+
+def test_more_losses_than_carried_after_the_freeze_abort_the_round_for_good(hall: Any) -> None:
+    """Nothing is published, all are told, and the number is gone; a spare round follows."""
+    h = hall(3)
+    h.start_job(deadlines=Deadlines(phase_s=5), spare_rounds=1)
+
+    def lose(name: ClientId) -> bool:
+        if name == "hosp-c" and not h.ends:
+            h.lose("hosp-c")
+            return True
+        return False
+
+    h.before[UnmaskRequest] = lose
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.round, end.included) == (1, ())
+    assert end.state.startswith("aborted")
+    assert not h.folder(1).exists()
+    h.before.clear()
+    h.bring_back("hosp-c")
+    for name in SITES[:3]:  # another vector: the difference rule does not mind
+        h.machine(name).write(a=np.zeros((2, 2), np.float32), b=np.ones(3, np.float32))
+    h.run()
+    assert [(each.round, each.state) for each in h.ends[1:]] == [(2, "published")]
+    assert h.rounds.status().jobs[0].state == "done"
+
+
+def test_without_a_spare_round_an_aborted_one_fails_the_job(hall: Any) -> None:
+    h = hall(3)
+    h.start_job(deadlines=Deadlines(phase_s=5))
+    h.before[UnmaskRequest] = lambda name: h.lose("hosp-c") or True if name == "hosp-c" else False
+    h.run(until="round_ended")
+    job = h.rounds.status().jobs[0]
+    assert job.state == "failed"
+    assert "no spare round" in job.waiting_for
+
+
+def test_a_revoked_member_is_dropped_from_the_live_attempt(hall: Any) -> None:
+    h = hall(5)
+    h.start_job()
+
+    def revoke(name: ClientId) -> bool:
+        if name == "hosp-e" and h.roster.version == 1:
+            h.roster = membership.revoke(h.roster, h.federation.roster_key, ClientId("hosp-e"))
+            h.away.add(ClientId("hosp-e"))
+            h.rounds.roster_changed()
+            return True
+        return False
+
+    h.before[Bundles] = revoke
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.included, end.asked) == (tuple(SITES[:4]), 4)
+    assert ("hosp-e", "mask: revoked") in end.dropped
+
+
+# -- too few, late, declined -------------------------------------------------------------------
+
+
+def test_too_few_sites_are_waited_for_visibly_and_then_pause_the_job(hall: Any) -> None:
+    h = hall(3)
+    h.away.add(ClientId("hosp-c"))
+    h.start_job(deadlines=Deadlines(training_s=60))
+    h.run(rounds=20)
+    assert h.rounds.wait_for(ClientId("hosp-a")).what == "job sum-1 round 1: waiting for 1 site: hosp-c"
+    assert 50 < h.rounds.wait_for(ClientId("hosp-a")).remaining_s <= 60
+    h.clock.seconds += 60
+    h.rounds.tick()
+    job = h.rounds.status().jobs[0]
+    assert job.state == "paused"
+    assert "below the floor of 3" in job.waiting_for
+    assert "hosp-c" in job.waiting_for
+    h.restart()
+    assert h.rounds.status().jobs[0].state == "paused"
+    h.away.clear()
+    assert h.start_job(deadlines=Deadlines(training_s=60)).state == "running"
+    h.run()
+    assert [end.state for end in h.ends] == ["published"]
+
+
+def test_at_the_deadline_a_round_goes_on_with_who_is_ready(hall: Any) -> None:
+    h = hall(4)
+    h.away.add(ClientId("hosp-d"))
+    h.start_job(deadlines=Deadlines(training_s=30))
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.asked, end.included, end.dropped) == (4, tuple(SITES[:3]), (("hosp-d", "not connected"),))
+    assert 30 <= end.seconds <= 40
+
+
+def test_a_site_that_declines_is_not_waited_for(hall: Any) -> None:
+    h = hall(4)
+    h.machine("hosp-d").write(a=np.full((2, 2), np.nan, np.float32), b=np.ones(3, np.float32))
+    h.start_job()
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.included, end.dropped) == (tuple(SITES[:3]), (("hosp-d", "declined"),))
+
+
+# -- commands ----------------------------------------------------------------------------------
+
+
+def test_a_paused_job_makes_no_offer_until_it_is_resumed(hall: Any) -> None:
+    h = hall(3)
+    h.start_job(rounds=2)
+    h.rounds.control(JobCommand(JobId("sum-1"), "pause"), ClientId("office"))
+    h.run(rounds=10)
+    assert not h.notes.of("ready")
+    assert "paused: pause by office" in h.rounds.wait_for(ClientId("hosp-a")).what
+    h.rounds.control(JobCommand(JobId("sum-1"), "resume"), ClientId("office"))
+    h.run()
+    assert len(h.ends) == 2
+
+
+def test_a_stopped_job_voids_its_attempt_and_tells_its_members(hall: Any) -> None:
+    h = hall(3)
+    h.start_job()
+    seen: list[str] = []
+
+    def stop(name: ClientId) -> bool:
+        if not seen:
+            h.rounds.control(JobCommand(JobId("sum-1"), "stop"), ClientId("office"))
+        seen.append(name)
+        return True
+
+    def voided(name: ClientId) -> bool:
+        seen.append(f"void {name}")
+        return False
+
+    h.before = {Bundles: stop, VoidNotice: voided}
+    h.run(rounds=20)
+    assert {"void hosp-a", "void hosp-b", "void hosp-c"} <= set(seen)
+    assert h.rounds.status().jobs[0].state == "stopped"
+    with pytest.raises(ConfigError, match="is stopped"):
+        h.rounds.control(JobCommand(JobId("sum-1"), "resume"), ClientId("office"))
+
+
+def test_what_cannot_be_carried_out_is_refused_at_the_start(hall: Any) -> None:
+    h = hall(3, upload_bytes_max=16)
+    with pytest.raises(ConfigError, match="takes up to 36 bytes"):
+        h.start_job()
+    with pytest.raises(InfeasibleCohortError):
+        h.start_job(min_cohort=4, shapes={"a": (1,)})
+    plan = h.federation.plan(created_by="hosp-a")
+    with pytest.raises(NotPermittedError):
+        h.rounds.start_job(sign_job_plan(h.machine("hosp-a").key, plan).text)
+    h.start_job(shapes={"a": (1,)})
+    with pytest.raises(ConfigError, match="another plan"):
+        h.start_job(shapes={"a": (1,)}, rounds=7)
+    (h.disk / "out" / "old").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="already holds results"):
+        h.start_job(job="old", shapes={"a": (1,)})
+
+
+def test_a_ledger_behind_its_last_head_is_refused(hall: Any) -> None:
+    h = hall(3)
+    h.start_job(rounds=5)
+    ready = Ready(JobId("sum-1"), 1, Digest(bytes(32)))
+    h.rounds.hear(ClientId("hosp-a"), ready, ledger=Head(9, Digest(b"1" * 32)))
+    h.rounds.hear(ClientId("hosp-a"), ready, ledger=Head(9, Digest(b"1" * 32)))
+    for behind in (Head(8, Digest(b"2" * 32)), Head(9, Digest(b"3" * 32))):
+        with pytest.raises(LedgerError, match="not the one seen before"):
+            h.rounds.hear(ClientId("hosp-a"), ready, ledger=behind)
+    h.rounds.hear(ClientId("hosp-b"), ready, ledger=Head(1, Digest(b"4" * 32)))
+
+
+# -- restarts ----------------------------------------------------------------------------------
+
+
+def test_an_attempt_that_was_not_frozen_is_void_after_a_restart_and_repeated(hall: Any) -> None:
+    h = hall(3)
+    h.start_job()
+    crashed: list[str] = []
+
+    def crash(name: ClientId) -> bool:
+        if not crashed:
+            crashed.append(name)
+            h.restart()
+            return True
+        return False
+
+    h.before[Bundles] = crash
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.state, end.included, end.attempt) == ("published", tuple(SITES[:3]), 2)
+    (void,) = h.notes.of("attempt_voided")
+    assert "restarted" in void["reason"]
+
+
+@pytest.mark.parametrize("request_", [ConfirmRequest, UnmaskRequest])
+def test_a_frozen_attempt_is_finished_after_a_restart(hall: Any, request_: type) -> None:
+    """The same attempt, the identical request, the exact sum."""
+    h = hall(5)
+    h.start_job()
+    crashed: list[str] = []
+
+    def crash(name: ClientId) -> bool:
+        if len(crashed) < 3:
+            crashed.append(name)
+            if len(crashed) == 3:
+                h.restart()
+        return False
+
+    h.before[request_] = crash
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.state, end.included, end.attempt) == ("published", tuple(SITES), 1)
+    assert h.notes.of("attempt_resumed")
+
+
+def test_a_frozen_attempt_ends_under_the_roster_it_was_opened_with(hall: Any) -> None:
+    h = hall(5)
+    h.start_job()
+    crashed: list[str] = []
+
+    def crash(name: ClientId) -> bool:
+        if not crashed:
+            crashed.append(name)
+            h.roster = membership.revoke(h.roster, h.federation.roster_key, ClientId("hosp-e"))
+            h.away.add(ClientId("hosp-e"))
+            h.restart()
+        return False
+
+    h.before[UnmaskRequest] = crash
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.state, end.included) == ("published", tuple(SITES))
+
+
+def test_a_crash_between_publication_and_record_publishes_the_same_once(hall: Any) -> None:
+    """The folder stands; the restart finds the same result and records it."""
+    h = hall(3)
+    h.start_job()
+    work = None
+    while work is None:
+        for name in h.federation.machines:
+            h.turn(name)
+        h.rounds.tick()
+        work = h.rounds.work()
+    work()
+    before = (h.folder() / "secfed_manifest.json").read_bytes()
+    h.restart()
+    assert h.ends == []
+    h.run()
+    (end,) = h.ends
+    assert end.state == "published"
+    assert (h.folder() / "secfed_manifest.json").read_bytes() == before
+
+
+def test_a_folder_with_another_result_is_never_written_over(hall: Any) -> None:
+    h = hall(3)
+    h.start_job()
+    h.folder().mkdir(parents=True)
+    (h.folder() / "secfed_manifest.json").write_text('{"result": "00"}')
+    with pytest.raises(StorageError, match="another result"):
+        h.run()
+    assert (h.folder() / "secfed_manifest.json").read_text() == '{"result": "00"}'
+
+
+def test_a_member_that_missed_the_end_hears_it_when_it_is_back(hall: Any) -> None:
+    """A lost survivor keeps its contribution until it hears the outcome, even after a restart."""
+    h = hall(5)
+    h.start_job(deadlines=Deadlines(phase_s=5), rounds=1)
+    h.before[OutcomeNotice] = lambda name: name == "hosp-b"
+    h.run(rounds=60)
+    assert h.ends
+    assert h.machine("hosp-b").site.contributions.rounds()
+    h.restart()
+    h.before.clear()
+    h.run()
+    assert h.machine("hosp-b").site.contributions.rounds() == []
+
+
+def test_ten_thousand_rounds_are_read_within_five_seconds(hall: Any) -> None:
+    import time
+
+    from secfed.identity.signed import Signed
+    from secfed.rounds.jobs import Ending, JobBook
+
+    h = hall(3)
+    h.start_job(rounds=20_000)
+    book = JobBook(h.decisions)
+    job = book.find(JobId("sum-1"))
+    sites = tuple(map(ClientId, SITES[:3]))
+    zero = Digest(bytes(32))
+    pattern = Ending(
+        1, 1, zero, Signed(bytes(300), bytes(64)), True, sites, (), zero, zero, zero, 3, 41, ""
+    )
+    h.decisions._database.execute("PRAGMA synchronous = OFF")  # only the reading is timed
+    for number in range(1, 10_001):
+        h_digest = Digest(number.to_bytes(32, "big"))
+        book.close_round(job, replace(pattern, round=number, h=h_digest))
+    h.kill()
+    begin = time.perf_counter()
+    h.start()
+    assert time.perf_counter() - begin < 5
+    assert h.rounds.status().jobs[0].round == 10_001
+    assert isinstance(h.rounds.wait_for(ClientId("hosp-a")), Wait)

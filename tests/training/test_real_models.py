@@ -1,0 +1,95 @@
+"""The demo's two base models, with real rows: one short run each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from secfed.aggregation.initial import initial_adapter
+from secfed.aggregation.registry import by_name
+from secfed.aggregation.spec import AdapterSpec
+from secfed.rounds.plan import BaseModelSpec, DpSpec, LoraSpec, TrainSpec
+from secfed.training.adapter import schema
+from secfed.training.assets import MINILM_ID, SMOLLM2_ID
+from secfed.training.data import load
+from secfed.training.evaluate import Evaluator
+from secfed.training.models import weights_sha256
+from secfed.training.spec import update_bound
+from secfed.training.trainer import LocalTrainer
+
+KEY = bytes(32)
+SEED = "17" * 32
+
+
+def section(spec: AdapterSpec, folder: Path, *, steps: int, rate: str, length: int) -> TrainSpec:
+    return TrainSpec(
+        trainer=spec.trainer,
+        strategy="ffa",
+        base=BaseModelSpec(id=spec.base_model, weights_sha256=weights_sha256(folder)),
+        lora=LoraSpec(r=spec.r, alpha=spec.alpha, target_modules=spec.target_modules),
+        steps=steps,
+        learning_rate=rate,
+        max_length=length,
+        adapter=schema(spec, folder),
+        labels=spec.labels,
+        seed=SEED,
+    )
+
+
+def test_minilm_learns_from_movie_sentences_under_dp(
+    cache: Path, real_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Four steps of about 64 at sigma 0.75: clearly above the untrained head (chance) on 200 public rows.
+
+    At an accuracy of .5 the threshold of .6 would be reached in 3 of 1000 runs; trained, it is near .7.
+    """
+    lines = (cache / "data/movies.jsonl").read_text().splitlines()[:2200]
+    (tmp_path / "site.jsonl").write_text("\n".join(lines[:2000]))
+    (tmp_path / "public.jsonl").write_text("\n".join(lines[2000:]))
+    folder = real_model(MINILM_ID)
+    spec = AdapterSpec(MINILM_ID, "main", "classify", ("query", "value"), 8, 16, ("negative", "positive"))
+    train = section(spec, folder, steps=4, rate="0.01", length=48)
+    dp = DpSpec(
+        unit="record",
+        sampling_num=2**64 * 64 // 2000,
+        noise_multiplier="0.75",
+        clip="1.0",
+        nominal_units=2000,
+        delta="0.00001",
+    )
+    table = load(tmp_path / "site.jsonl", ("text", "label"), scratch=tmp_path)
+    site = LocalTrainer(train, dp, folder, table, KEY, device="cpu")
+    base = initial_adapter(train.adapter, bytes.fromhex(SEED))
+    bound = update_bound(train, dp)
+    update = site.run(base, bound=bound)
+    assert update.saturated == 0  # Adam cannot pass the bound
+    public = load(tmp_path / "public.jsonl", ("text", "label"), scratch=tmp_path)
+    metric = Evaluator(site.model, site.task, public).measure(by_name("ffa").apply(base, update.arrays))
+    assert metric.value >= 0.6
+
+
+def test_smollm2_trains_with_persons_as_units(
+    cache: Path, real_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Two steps over a few participants' replies: the adapter moves, and stays finite."""
+    rows = [json.loads(line) for line in (cache / "data/chitchat.jsonl").read_text().splitlines()[:40]]
+    (tmp_path / "site.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = real_model(SMOLLM2_ID)
+    spec = AdapterSpec(SMOLLM2_ID, "main", "sft", ("q_proj", "v_proj"), 2, 4)
+    train = section(spec, folder, steps=2, rate="0.001", length=48)
+    dp = DpSpec(
+        unit="person",
+        records_per_unit=2,
+        sampling_num=2**62,
+        noise_multiplier="1.0",
+        clip="1.0",
+        nominal_units=30,
+        delta="0.00001",
+    )
+    table = load(tmp_path / "site.jsonl", ("prompt", "completion"), scratch=tmp_path, unit="person")
+    site = LocalTrainer(train, dp, folder, table, KEY, device="cpu", micro_batch=4)
+    update = site.run(initial_adapter(train.adapter, bytes.fromhex(SEED)))
+    assert all(np.isfinite(value).all() and value.any() for value in update.arrays.values())

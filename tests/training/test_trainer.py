@@ -1,0 +1,288 @@
+"""Local runs on tiny models, and the Contributor around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from secfed.aggregation.registry import by_name
+from secfed.errors import ConfigError, DataError, SecfedError
+from secfed.privacy.events import NonPrivate, PoissonGaussian
+from secfed.rounds.plan import Deadlines, JobPlan, RoundPlan
+from secfed.training import trainer as trainer_module
+from secfed.training.adapter import task_of
+from secfed.training.contributor import SiteSettings, TrainingContributor
+from secfed.training.data import load
+from secfed.training.evaluate import Evaluator, evaluate_folder
+from secfed.training.trainer import LocalTrainer, clamp
+
+KEY = bytes(range(32))
+ERROR = 1e-9
+
+
+@pytest.fixture
+def make_trainer(
+    base_folder: Callable[..., Path],
+    rows_for: Callable[..., Any],
+    write_rows: Callable[..., Path],
+    tmp_path: Path,
+) -> Callable[..., LocalTrainer]:
+    def make(
+        kind: str, train: Any, dp: Any, *, rows: int = 24, persons: int | None = None, **options: Any
+    ) -> LocalTrainer:
+        needed = ("text", "label") if kind == "bert" else ("prompt", "completion")
+        unit = "record" if persons is None else "person"
+        table = load(write_rows(rows_for(kind, rows, persons)), needed, scratch=tmp_path / "s", unit=unit)
+        return LocalTrainer(train, dp, base_folder(kind), table, KEY, device="cpu", **options)
+
+    return make
+
+
+@pytest.fixture
+def start(first_adapter: Callable[..., Any]) -> Callable[..., Any]:
+    return first_adapter
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("strategy", ["ffa", "fedavg"])
+def test_a_run_gives_the_plans_shapes_and_the_planned_event(
+    kind: str, strategy: str, train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any
+) -> None:
+    train, dp = train_spec(kind, strategy=strategy, steps=3), dp_spec()
+    seen: list[int] = []
+    update = make_trainer(kind, train, dp).run(start(train), bound=1.0, on_step=seen.append)
+    assert {name: value.shape for name, value in update.arrays.items()} == by_name(strategy).wire_shapes(
+        train.adapter
+    )
+    assert update.event == PoissonGaussian(2**63, "1.0", 3, "add-remove", "record", 1)
+    assert (update.weight, update.saturated, seen) == (1, 0, [1, 2, 3])
+    assert all(value.dtype == np.float32 and value.any() for value in update.arrays.values())
+
+
+def test_two_runs_differ_and_each_starts_at_the_base(
+    train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any
+) -> None:
+    train = train_spec("bert", optimizer="sgd", learning_rate="0.1")
+    one = make_trainer("bert", train, dp_spec())
+    first, second = one.run(start(train)), one.run(start(train))
+    for name in first.arrays:
+        assert not np.isclose(first.arrays[name], second.arrays[name], rtol=1e-6, atol=0).all()
+
+
+def test_sigma_is_recovered_from_the_contribution(
+    train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any
+) -> None:
+    """SGD at rate lr over T empty batches moves lr sigma C sqrt(T) / B: chi-square at error 1e-9."""
+    train = train_spec("bert", optimizer="sgd", learning_rate="2.0", steps=4, strategy="fedavg")
+    dp = dp_spec(sampling_num=2**20, nominal_units=2**44, noise_multiplier="1.5", clip="0.25")
+    assert dp.batch == 1.0
+    one = make_trainer("bert", train, dp)
+    values = np.concatenate(
+        [v.ravel().astype(np.float64) for _ in range(20) for v in one.run(start(train)).arrays.values()]
+    )
+    square = float((values**2).sum() / (2.0 * 1.5 * 0.25) ** 2 / 4)
+    assert values.size > 10_000
+    assert stats.chi2.ppf(ERROR / 2, values.size) < square < stats.chi2.isf(ERROR / 2, values.size)
+
+
+def test_one_row_more_changes_no_number_of_the_plan(
+    train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any
+) -> None:
+    """q, steps, B and event of n and n + 1 rows are the same; so is the noise's scale at the parameters."""
+    train = train_spec("bert", optimizer="sgd", learning_rate="1.0", steps=1)
+    dp = dp_spec(clip="0.0000001", noise_multiplier="1000000")  # all noise, of 0.1
+    spreads, events = [], []
+    for rows in (24, 25):
+        update = make_trainer("bert", train, dp, rows=rows).run(start(train))
+        values = np.concatenate([value.ravel() for value in update.arrays.values()]).astype(np.float64)
+        spreads.append((values**2).mean() * dp.batch**2 / 0.01)
+        events.append(update.event)
+    assert events[0] == events[1]
+    assert all(abs(spread - 1) < 6.2 * (2 / values.size) ** 0.5 for spread in spreads)
+
+
+def test_persons_are_units(train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any) -> None:
+    dp = dp_spec(unit="person", records_per_unit=3)
+    update = make_trainer("llama", train_spec("llama"), dp, rows=30, persons=6).run(
+        start(train_spec("llama"))
+    )
+    assert update.event == PoissonGaussian(2**63, "1.0", 2, "add-remove", "person", 3)
+    with pytest.raises(DataError, match="person"):
+        make_trainer("llama", train_spec("llama"), dp, rows=30)
+
+
+def test_without_dp_the_event_says_so(train_spec: Any, make_trainer: Any, start: Any) -> None:
+    train = train_spec("bert", steps=8)
+    one = make_trainer("bert", train, None, rows=8, plain_batch=8)
+    base = start(train)
+    update = one.run(base, bound=1e-9)
+    assert isinstance(update.event, NonPrivate)
+    assert update.saturated == 0
+    assert max(np.abs(value).max() for value in update.arrays.values()) > 1e-9  # never clamped without DP
+    again = one.run(base)
+    assert all(
+        np.allclose(update.arrays[name], again.arrays[name], atol=1e-4) for name in update.arrays
+    )  # no noise
+
+
+def test_a_stray_tensor_that_moves_is_caught(
+    train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen weight of the base that changes while training is no contribution."""
+    train = train_spec("bert")
+    one = make_trainer("bert", train, dp_spec())
+    inner = trainer_module.dpsgd.train
+
+    def meddling(model: Any, *arguments: Any, **options: Any) -> None:
+        inner(model, *arguments, **options)
+        with torch.no_grad():
+            next(p for n, p in model.module.named_parameters() if n.endswith("word_embeddings.weight"))[
+                3, 4
+            ] += 1e-3
+
+    monkeypatch.setattr(trainer_module.dpsgd, "train", meddling)
+    with pytest.raises(SecfedError, match="carries no noise"):
+        one.run(start(train))
+
+
+def test_an_adapter_that_stays_is_caught(
+    train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a run that took fewer steps than were reserved is none."""
+    train = train_spec("bert", learning_rate="0")
+    with pytest.raises(SecfedError, match="did not move"):
+        make_trainer("bert", train, dp_spec()).run(start(train))
+    monkeypatch.setattr(trainer_module.dpsgd, "train", lambda *_, **options: options["sampler"].draw())
+    with pytest.raises(SecfedError, match="not what the plan says"):
+        make_trainer("bert", train, dp_spec()).run(start(train))
+
+
+def test_clamp_counts_and_never_exceeds() -> None:
+    bound = 0.1  # float32(0.1) is above 0.1
+    cut, count = clamp({"a": np.array([-5, 0.05, 0.2, 0.1], np.float32)}, bound)
+    assert float(np.abs(cut["a"]).max()) <= bound
+    assert count == 3
+    assert cut["a"][1] == np.float32(0.05)
+
+
+# -- the contributor ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(
+    base_folder: Callable[..., Path],
+    rows_for: Callable[..., Any],
+    write_rows: Callable[..., Path],
+    tmp_path: Path,
+) -> Callable[..., TrainingContributor]:
+    def make(kind: str, folder_kind: str | None = None, **options: Any) -> TrainingContributor:
+        settings = SiteSettings(
+            data=write_rows(rows_for(kind, 24, persons=6)),
+            model_folder=lambda _: base_folder(folder_kind or kind),
+            scratch=tmp_path / "scratch",
+            device="cpu",
+            **options,
+        )
+        return TrainingContributor(settings, KEY)
+
+    return make
+
+
+def plan_of(train: Any, dp: Any, **changes: Any) -> JobPlan:
+    fields = {
+        "federation": "ab" * 16,
+        "job": "job",
+        "kind": "train",
+        "created": "2026-01-01T00:00:00Z",
+        "created_by": "admin",
+        "rounds": 2,
+        "shapes": by_name(train.strategy).wire_shapes(train.adapter),
+        "bound": "0.5",
+        "training": train,
+        "dp": dp,
+    }
+    return JobPlan(**(fields | changes))
+
+
+def round_plan(job: str = "job") -> RoundPlan:
+    return RoundPlan(job=job, job_plan="00" * 32, round=1, base="00" * 32, deadlines=Deadlines())
+
+
+def test_contributor_reserves_what_it_does(train_spec: Any, dp_spec: Any, site: Any, start: Any) -> None:
+    train = train_spec("bert")
+    plan, here = plan_of(train, dp_spec()), site("bert")
+    planned = here.planned_event(plan)
+    here.check(plan)
+    update = here.contribute(plan, round_plan(), start(train))
+    assert update.event == planned
+    assert {name: value.shape for name, value in update.arrays.items()} == plan.shapes
+    with pytest.raises(ValueError, match="another"):
+        here.contribute(plan, round_plan("other"), start(train))
+
+
+def test_update_is_within_the_plans_bound(train_spec: Any, dp_spec: Any, site: Any, start: Any) -> None:
+    train = train_spec("bert")
+    plan = plan_of(train, dp_spec(), bound="0.001")
+    update = site("bert").contribute(plan, round_plan(), start(train))
+    assert max(float(np.abs(value).max()) for value in update.arrays.values()) <= 0.001
+    assert update.saturated > 0
+
+
+def test_what_does_not_fit_is_refused_before_training(train_spec: Any, dp_spec: Any, site: Any) -> None:
+    train = train_spec("bert")
+    with pytest.raises(ConfigError, match="weights"):
+        site("bert", folder_kind="llama").check(plan_of(train, dp_spec()))
+    smaller = {name: shape for name, shape in train.adapter.items() if "layer.0" in name or "head" in name}
+    with pytest.raises(ConfigError, match="shapes"):
+        site("bert").check(plan_of(train.model_copy(update={"adapter": smaller}), dp_spec()))
+    with pytest.raises(ConfigError, match="shapes"):
+        site("bert").check(plan_of(train, dp_spec(), shapes={"x": (1,)}))
+    with pytest.raises(DataError, match="no column 'text'"):
+        site("llama", folder_kind="bert").check(plan_of(train, dp_spec()))
+    with pytest.raises(DataError, match="person"):
+        site("bert").check(plan_of(train, dp_spec(unit="person")))
+    vector = plan_of(train, None, kind="vector", training=None, shapes={"x": (1,)})
+    with pytest.raises(ConfigError, match="trains nothing"):
+        site("bert").planned_event(vector)
+
+
+# -- evaluation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_metric_by_hand_and_from_a_folder(
+    kind: str,
+    train_spec: Any,
+    make_trainer: Any,
+    start: Any,
+    base_folder: Any,
+    rows_for: Any,
+    write_rows: Any,
+    tmp_path: Path,
+) -> None:
+    from secfed.aggregation import folder
+
+    train = train_spec(kind)
+    one, arrays = make_trainer(kind, train, None), start(train)
+    public = load(write_rows(rows_for(kind, 40), "public.jsonl"), one.task.columns, scratch=tmp_path)
+    metric = Evaluator(one.model, one.task, public).measure(arrays)
+    task = task_of(one.model.spec, base_folder(kind), train.max_length)
+    top, bottom = 0.0, 0
+    for row in public.rows:
+        with torch.no_grad():
+            part = task.measure(one.model.module, task.collate([task.example(row)]))
+        top, bottom = top + part[0], bottom + part[1]
+    assert metric.value == pytest.approx(top / bottom, rel=1e-5)
+    assert metric.rows == 40
+    assert metric.perplexity == (None if kind == "bert" else pytest.approx(np.exp(metric.value)))
+    folder.write(tmp_path / "adapter", one.model.spec, arrays)
+    again = evaluate_folder(
+        tmp_path / "adapter", base_folder(kind), public, max_length=train.max_length, device="cpu"
+    )
+    assert again.value == pytest.approx(metric.value, rel=1e-6)
