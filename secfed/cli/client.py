@@ -126,8 +126,6 @@ def _take_part(
 ) -> None:
     import signal
 
-    import stamina.instrumentation
-
     from secfed.cli.build_client import open_client
     from secfed.cli.site_lines import Lines, LogObserver
     from secfed.config import ClientConfig, load
@@ -135,7 +133,6 @@ def _take_part(
     from secfed.telemetry import configure
 
     configure(load(config, ClientConfig).log_level)
-    stamina.instrumentation.set_on_retry_hooks([])  # what failed is said here, once
     lines = Lines()
     only = None if job is None else JobId(job)
     with open_client(

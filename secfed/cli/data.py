@@ -38,6 +38,7 @@ def check(
     from secfed.aggregation.spec import AdapterSpec
     from secfed.config import ClientConfig, load
     from secfed.errors import ConfigError, DataError
+    from secfed.privacy.events import Unit
     from secfed.training import data
     from secfed.training.adapter import task_columns, task_of
     from secfed.training.assets import MINILM_ID, SMOLLM2_ID
@@ -50,7 +51,13 @@ def check(
         if labels is None:
             raise ConfigError("classify needs --labels, as the job plan will list them")
         spec = AdapterSpec(
-            base_model or MINILM_ID, "main", "classify", ("query", "value"), 1, 1, tuple(labels.split(","))
+            base_model or MINILM_ID,
+            "main",
+            "classify",
+            ("query", "value"),
+            1,
+            1,
+            tuple(label.strip() for label in labels.split(",")),
         )
     elif trainer == "sft":
         spec = AdapterSpec(base_model or SMOLLM2_ID, "main", "sft", ("q_proj", "v_proj"), 1, 1)
@@ -66,7 +73,7 @@ def check(
         columns={name: names.get(name, name) for name in needed},
         unit=own.unit,
     )
-    kind = "record" if own.unit == data.RECORD else "person"
+    kind: Unit = "record" if own.unit == data.RECORD else "person"
     # Which of a person's records stay is drawn with the site's key; for counts any key serves.
     units = data.group(table, kind, own.max_records_per_unit or 1, os.urandom(32))
     task = task_of(spec, model_folder(settings.models_dir, spec.base_model), max_length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ import typer
 from secfed.cli.passphrase import Descriptor, NoPassphrase, PassphraseFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from secfed.crypto.signing import SigningKey
     from secfed.identity.enrolment import Enrolment
     from secfed.identity.roster import Roster
@@ -19,6 +22,8 @@ __all__ = ["enroll", "init", "revoke"]
 ROSTER_FILE = "roster.txt"
 ROSTER_KEY_FILE = "roster.key"
 ROSTER_PUBLIC_FILE = "roster.pub"
+AGGREGATOR_FILE = "aggregator.toml"
+ADMIN_FILE = "admin.toml"
 INVITES = "invites"
 
 _Directory = Annotated[Path, typer.Option("--dir", help="The federation's folder, as `secfed init` made it.")]
@@ -66,6 +71,8 @@ def init(
 
     if (directory / ROSTER_KEY_FILE).exists():
         raise ConfigError(f"{directory} already holds a federation", hint="Choose a new folder.")
+    if directory.exists():
+        raise ConfigError(f"{directory} exists already", hint="Name a new folder; it is made here.")
     unsigned = to_base64(bytes(32))  # the roster key is made once everything else was checked
     aggregator = checked(
         AggregatorConfig,
@@ -81,46 +88,50 @@ def init(
         ops_listen=ops,
     )
     now = datetime.now(UTC)
+    not_after = now + timedelta(days=days)
     secret = source(passphrase_file, passphrase_fd, no_passphrase).for_new("the keys of this federation")
-    files.make_directory(directory)
-    key = keyfile.create_roster_key(directory / ROSTER_KEY_FILE, passphrase=secret, now=now)
-    enrolments = [
-        keyfile.create(
-            directory / f"{name}.key",
-            site=ClientId(name),
-            role=role,
-            passphrase=secret,
-            now=now,
-            validity=timedelta(days=days),
-        ).enrolment
-        for name, role in (("aggregator", Role.AGGREGATOR), ("admin", Role.ADMIN))
-    ]
-    roster = membership.create(
-        key, enrolments, now=now, not_after=now + timedelta(days=days), min_cohort=min_cohort
-    )
-    public = to_base64(key.public)
-    aggregator = aggregator.model_copy(update={"roster_key": public})
-    admin = checked(
-        AdminConfig,
-        directory,
-        site="admin",
-        key="admin.key",
-        federation=roster.federation,
-        roster_key=public,
-        roster=ROSTER_FILE,
-        aggregator=address,
-    )
-    files.create_exclusive(directory / ROSTER_FILE, roster.text, mode=files.PUBLIC_MODE)
-    files.create_exclusive(directory / ROSTER_PUBLIC_FILE, public.encode() + b"\n", mode=files.PUBLIC_MODE)
-    for name, config in (("aggregator.toml", aggregator), ("admin.toml", admin)):
-        files.create_exclusive(directory / name, to_toml(config, directory).encode(), mode=files.PUBLIC_MODE)
-    typer.echo(f"federation     {roster.federation}")
+    with _new_folder(directory) as draft:
+        key = keyfile.create_roster_key(draft / ROSTER_KEY_FILE, passphrase=secret, now=now)
+        enrolments = [
+            keyfile.create(
+                draft / f"{name}.key",
+                site=ClientId(name),
+                role=role,
+                passphrase=secret,
+                now=now,
+                validity=timedelta(days=days),
+            ).enrolment
+            for name, role in (("aggregator", Role.AGGREGATOR), ("admin", Role.ADMIN))
+        ]
+        roster = membership.create(key, enrolments, now=now, not_after=not_after, min_cohort=min_cohort)
+        public = to_base64(key.public)
+        admin = checked(
+            AdminConfig,
+            directory,
+            site="admin",
+            key="admin.key",
+            federation=roster.federation,
+            roster_key=public,
+            roster=ROSTER_FILE,
+            aggregator=address,
+        )
+        texts = {
+            ROSTER_FILE: roster.text,
+            ROSTER_PUBLIC_FILE: public.encode() + b"\n",
+            AGGREGATOR_FILE: to_toml(
+                aggregator.model_copy(update={"roster_key": public}), directory
+            ).encode(),
+            ADMIN_FILE: to_toml(admin, directory).encode(),
+        }
+        for name, text in texts.items():
+            files.create_exclusive(draft / name, text, mode=files.PUBLIC_MODE)
+    typer.echo(f"federation     {roster.federation}  ends on {not_after:%Y-%m-%d}")
     typer.echo(
-        f"roster key     {directory / ROSTER_KEY_FILE}  (keep it offline; losing it ends the federation)"
+        f"roster key     {directory / ROSTER_KEY_FILE}  (keep it offline; its loss ends the federation)"
     )
-    typer.echo(f"fingerprint    {roster_fingerprint(key.public)}  (sites compare it by phone)")
-    typer.echo(f"aggregator     {directory / 'aggregator.toml'}  listens on {aggregator.listen}")
-    typer.echo(f"admin          {directory / 'admin.toml'}")
+    typer.echo(f"fingerprint    {roster_fingerprint(key.public)}  (the sites compare it by phone)")
+    typer.echo(f"aggregator     {directory / AGGREGATOR_FILE}  listens on {aggregator.listen}")
+    typer.echo(f"admin          {directory / ADMIN_FILE}")
     typer.echo(f"next           secfed enroll --dir {directory} SITE.pub ...")
 
 
@@ -142,11 +153,13 @@ def enroll(
     from datetime import UTC, datetime
 
     from secfed.cli.passphrase import source
-    from secfed.errors import ConfigError
+    from secfed.errors import AuthenticationError, ConfigError
     from secfed.identity import enrolment, invite, membership
-    from secfed.identity.roles import Role
     from secfed.store import files
 
+    if rotate and corrupt is not None:
+        raise ConfigError("--corrupt goes with new sites, not with --rotate")
+    where = _dialled(address, directory)
     found: list[Enrolment] = []
     for path in public_files:
         try:
@@ -155,8 +168,11 @@ def enroll(
             raise ConfigError(f"{path}: {problem.strerror}") from problem
     for each in found:
         typer.echo(f"{each.site:<24} {each.role.value:<10} {each.fingerprint}")
-    if not yes:
-        typer.confirm("Did each site read the same fingerprint to you by phone?", abort=True, err=True)
+    if not yes and not typer.confirm("Did each site read the same fingerprint to you by phone?", err=True):
+        raise AuthenticationError(
+            "the fingerprints were not confirmed, and nobody was enrolled",
+            hint="Call each site; if a fingerprint differs, have the site send its public file again.",
+        )
     key, roster = _open(
         directory, source(passphrase_file, passphrase_fd).for_existing(directory / ROSTER_KEY_FILE)
     )
@@ -166,20 +182,19 @@ def enroll(
             roster = membership.rotate(roster, key, each, now=now)
     else:
         roster = membership.enroll(roster, key, found, now=now, corrupt=corrupt)
-    where = address or _advertised(directory)
-    invites = {each.site: invite.create(key, roster, each.site, where) for each in found}
-    _publish(directory, roster)
+    invites = {
+        directory / INVITES / f"{each.site}.invite": invite.create(key, roster, each.site, where)
+        for each in found
+    }
+    # The roster comes last: should a write fail before, the same command can be given again.
     files.make_directory(directory / INVITES)
-    for site, data in invites.items():
-        path = directory / INVITES / f"{site}.invite"
+    for path, data in invites.items():
         files.replace(path, data, mode=files.PUBLIC_MODE)
-        typer.echo(f"invite         {path}  (send it to {site})")
+    _publish(directory, roster)
+    for path in invites:
+        typer.echo(f"invite         {path}  (send it to {path.stem})")
     typer.echo(f"roster         {directory / ROSTER_FILE}  version {roster.version}")
-    clients = len(roster.active(Role.CLIENT))
-    if clients < roster.min_cohort:
-        typer.echo(f"note           {clients} sites are enrolled; a sum needs at least {roster.min_cohort}")
-    else:
-        _say_what_holds(roster, clients)
+    _say_what_holds(roster)
 
 
 def revoke(
@@ -198,7 +213,9 @@ def revoke(
     )
     roster = membership.revoke(roster, key, ClientId(site))
     _publish(directory, roster)
-    typer.echo(f"{site} is revoked in roster version {roster.version}")
+    typer.echo(f"revoked        {site}")
+    typer.echo(f"roster         {directory / ROSTER_FILE}  version {roster.version}")
+    _say_what_holds(roster)
 
 
 def _open(directory: Path, passphrase: str | None) -> tuple[SigningKey, Roster]:
@@ -222,21 +239,58 @@ def _publish(directory: Path, roster: Roster) -> None:
     files.replace(directory / ROSTER_FILE, roster.text, mode=files.PUBLIC_MODE)
 
 
-def _advertised(directory: Path) -> str:
-    from secfed.config import AggregatorConfig, load
+def _dialled(address: str | None, directory: Path) -> str:
+    """The address for the invites: the one that was given, else the aggregator's own."""
+    from secfed.config import AggregatorConfig, load, split_address
+    from secfed.errors import ConfigError
 
-    config = load(directory / "aggregator.toml", AggregatorConfig)
-    return config.advertise or config.listen
+    if address is None:
+        config = load(directory / AGGREGATOR_FILE, AggregatorConfig)
+        return config.advertise or config.listen
+    try:
+        port = split_address(address)[1]
+    except ValueError as problem:
+        raise ConfigError(f"--address {address!r}: {problem}") from problem
+    if port == 0:
+        raise ConfigError(f"--address {address!r}: an address to dial needs its port")
+    return address
 
 
-def _say_what_holds(roster: Roster, clients: int) -> None:
+def _say_what_holds(roster: Roster) -> None:
     """The thresholds of a sum over everybody, in words."""
     from secfed.errors import InfeasibleCohortError
+    from secfed.identity.roles import Role
     from secfed.secagg.params import Params
 
+    clients = len(roster.active(Role.CLIENT))
+    if clients < roster.min_cohort:
+        typer.echo(f"note           sites enrolled: {clients}; a sum needs at least {roster.min_cohort}")
+        return
     try:
         params = Params.complete(clients, roster.corrupt, min_cohort=roster.min_cohort)
     except InfeasibleCohortError as problem:
         typer.echo(f"note           {problem}")
         return
     typer.echo(f"a full round   {params.in_words()}")
+
+
+@contextmanager
+def _new_folder(directory: Path) -> Iterator[Path]:
+    """A draft that takes the folder's name once it is complete, and leaves nothing behind if it fails."""
+    import shutil
+    import tempfile
+
+    from secfed.store import files
+
+    parent = directory.absolute().parent
+    files.make_directory(parent)
+    with files.storage_errors(directory):
+        draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=parent))
+    try:
+        yield draft
+        with files.storage_errors(directory):
+            draft.rename(directory)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    files.sync_directory(parent)

@@ -30,9 +30,12 @@ def init(
     """Write a commented JOB.toml that runs as it stands."""
     from secfed.cli.jobfile import template as make
     from secfed.config import to_toml
+    from secfed.errors import ConfigError
     from secfed.store import files
 
     text = to_toml(make(template), output.parent)
+    if output.exists():
+        raise ConfigError(f"{output} exists already", hint="Name another file with --output.")
     files.create_exclusive(output, text.encode(), mode=files.PUBLIC_MODE)
     typer.echo(f"job file       {output}  (edit it, then: secfed job start {output})")
 
@@ -66,7 +69,7 @@ def start(
         )
         state = connection.start_job(sign_job_plan(admin.keys.signing, plan).text)
     _say_plan(plan)
-    typer.echo(f"started        {state.job}: {state.state}")
+    typer.echo(f"started        {state.job}  {state.state}")
 
 
 @app.command("pause")
@@ -136,13 +139,13 @@ def _control(
 
     with connect(config, source(passphrase_file, passphrase_fd)) as connection:
         state: JobState = connection.control_job(JobCommand(JobId(name), verb))
-    typer.echo(f"{state.job}: {state.state}")
+    typer.echo(f"job            {state.job}  {state.state}")
 
 
 def _say_plan(plan: JobPlan) -> None:
     """What every site will be asked to agree to, in a few lines."""
     typer.echo(
-        f"job            {plan.job}  kind {plan.kind}, {plan.rounds} rounds, at least {plan.min_cohort} sites"
+        f"job            {plan.job}  kind {plan.kind}, rounds {plan.rounds}, at least {plan.min_cohort} sites"
     )
     if plan.training is not None and plan.dp is None:
         typer.echo(

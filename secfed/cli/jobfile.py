@@ -6,11 +6,14 @@ library: the aggregator needs neither.
 
 from __future__ import annotations
 
+import math
 import secrets
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from secfed.config.job import JobFile, PrivacySection, TrainingSection, VectorSection
 from secfed.errors import ConfigError
@@ -23,6 +26,9 @@ __all__ = ["TEMPLATES", "plan_of", "template"]
 
 _CURVE_MAX = 100
 """Rounds up to which `job start` works out epsilon after each; more would take minutes."""
+
+_BOUND_GRID = 1e9
+"""The bound of a training job is rounded up to whole steps of one over this: plain decimal text."""
 
 TEMPLATES = ("vector", "classify", "sft")
 
@@ -112,7 +118,7 @@ def plan_of(job: JobFile, roster: Roster, admin: ClientId, *, models: Path, now:
         assert job.training is not None  # noqa: S101 - the model holds one of the two sections
         return _training_plan(job, job.training, models, shared)
     except ValueError as problem:
-        raise ConfigError(f"the job does not fit together: {_first_line(problem)}") from problem
+        raise ConfigError(f"the job does not fit together: {_first(problem)}") from problem
 
 
 def _training_plan(job: JobFile, section: TrainingSection, models: Path, shared: dict[str, Any]) -> JobPlan:
@@ -150,7 +156,7 @@ def _training_plan(job: JobFile, section: TrainingSection, models: Path, shared:
     return JobPlan(
         kind="train",
         shapes=by_name(section.strategy).wire_shapes(shapes),
-        bound=_decimal(round(update_bound(train, dp), 9)),
+        bound=_decimal(math.ceil(update_bound(train, dp) * _BOUND_GRID) / _BOUND_GRID),
         training=train,
         dp=dp,
         epsilon_by_round=_curve(job, train, dp),
@@ -205,10 +211,11 @@ def _decimal(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _first_line(problem: ValueError) -> str:
-    from pydantic import ValidationError
-
-    if isinstance(problem, ValidationError):
-        first = problem.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-    return str(problem)
+def _first(problem: ValueError) -> str:
+    """The first thing that does not fit, in one line."""
+    if not isinstance(problem, ValidationError):
+        return str(problem)
+    first = problem.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

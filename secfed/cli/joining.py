@@ -24,7 +24,7 @@ from secfed.transport.client import Connection, Sequence
 
 __all__ = ["Wishes", "join"]
 
-TRY_S = 4.0
+TRY_S = 2.0
 """How long the trial call is tried; an aggregator that is not up yet is no error here."""
 
 

@@ -13,6 +13,14 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
 
+_CONFIGS = {
+    "client": "client.toml",
+    "aggregator": "aggregator.toml",
+    "admin": "admin.toml",
+    "auditor": "admin.toml",
+}
+"""Which configuration file names a role's key file."""
+
 _Days = Annotated[int, typer.Option("--days", min=1, max=3650, help="How long keys and certificate serve.")]
 
 
@@ -37,10 +45,12 @@ def new(
     from secfed.identity.fields import site_name
     from secfed.identity.roles import Role
 
+    if role not in {each.value for each in Role}:
+        raise ConfigError(f"--role is client, admin, auditor or aggregator, not {role!r}")
     try:
         name, chosen = site_name(site), Role(role)
     except ValueError as problem:
-        raise ConfigError(str(problem)) from problem
+        raise ConfigError(f"{site!r}: {problem}") from problem
     path = directory / f"{name}.key"
     secret = source(passphrase_file, passphrase_fd, no_passphrase).for_new(path.name)
     keys = keyfile.create(
@@ -54,7 +64,7 @@ def new(
     typer.echo(f"private keys   {path}  (0600; back it up, never send it)")
     typer.echo(f"public file    {keyfile.public_path(path)}  (send it to the federation's owner)")
     typer.echo(f"fingerprint    {keys.fingerprint}")
-    typer.echo("Read the fingerprint to the owner by phone; enrolment shows it there.")
+    typer.echo("next           read the fingerprint to the owner by phone; `secfed enroll` shows it there")
 
 
 @app.command("show")
@@ -76,11 +86,11 @@ def show(
             raise KeyFileError(f"{path}: {problem.strerror}") from problem
     else:
         public = keyfile.load(path, source(passphrase_file, passphrase_fd).for_existing(path)).enrolment
-    typer.echo(f"site          {public.site}")
-    typer.echo(f"role          {public.role.value}")
-    typer.echo(f"created       {write_time(public.created)}")
-    typer.echo(f"expires       {write_time(public.expires)}")
-    typer.echo(f"fingerprint   {public.fingerprint}")
+    typer.echo(f"site           {public.site}")
+    typer.echo(f"role           {public.role.value}")
+    typer.echo(f"created        {write_time(public.created)}")
+    typer.echo(f"expires        {write_time(public.expires)}")
+    typer.echo(f"fingerprint    {public.fingerprint}")
 
 
 @app.command("rotate")
@@ -109,12 +119,13 @@ def rotate(
         now=now,
         validity=timedelta(days=days),
     )
-    typer.echo(f"new private keys   {fresh}")
-    typer.echo(f"new public file    {keyfile.public_path(fresh)}  (send it to the federation's owner)")
-    typer.echo(f"fingerprint        {keys.fingerprint}")
+    typer.echo(f"private keys   {fresh}  (0600; back it up, never send it)")
+    typer.echo(f"public file    {keyfile.public_path(fresh)}  (send it to the federation's owner)")
+    typer.echo(f"fingerprint    {keys.fingerprint}")
     typer.echo(
-        f"Once enrolled, set `key` in client.toml to {fresh.name}; until then {path.name} stays valid."
+        f"next           once it is enrolled, set `key` in {_CONFIGS[old.role.value]} to {fresh.name};"
     )
+    typer.echo(f"               until then {path.name} stays valid")
 
 
 @app.command("passphrase")
@@ -136,4 +147,4 @@ def passphrase(
     old = source(passphrase_file, passphrase_fd).for_existing(path)
     new_secret = source(new_passphrase_file, None, no_passphrase).for_new(path.name)
     keyfile.change_passphrase(path, old, new_secret)
-    typer.echo(f"{path}: passphrase {'removed' if new_secret is None else 'changed'}")
+    typer.echo(f"passphrase     {'removed' if new_secret is None else 'changed'}: {path}")

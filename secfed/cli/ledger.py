@@ -43,9 +43,12 @@ def verify(
     from secfed.identity import enrolment, keyfile
     from secfed.privacy import ledger
 
-    if (public is None) == (config is None):
+    if config is not None and public is None:
+        key_file = keyfile.public_path(load(config, ClientConfig).key)
+    elif public is not None and config is None:
+        key_file = public
+    else:
         raise ConfigError("give one of --public SITE.pub and --config client.toml")
-    key_file = public if public is not None else keyfile.public_path(load(config or Path(), ClientConfig).key)
     try:
         identity = enrolment.verify(key_file.read_bytes())
     except OSError as problem:
@@ -53,14 +56,15 @@ def verify(
     verdict = ledger.verify(path, identity.identity_key, expect=_head(head))
     if verdict.fault is not None:
         raise LedgerError(f"{path}: {verdict.fault}")
-    typer.echo(f"{path}: {verdict.head.count} entries, chain whole, every signature by {identity.site}")
-    typer.echo(f"head {verdict.head.count}:{verdict.head.digest.hex()}")
+    typer.echo(f"ledger         {path}")
+    typer.echo(f"verdict        good: {verdict.head.count} entries, every signature by {identity.site}")
+    typer.echo(f"head           {verdict.head.count}:{verdict.head.digest.hex()}")
     if verdict.torn_bytes:
         typer.echo(
-            f"note: a last line of {verdict.torn_bytes} bytes was cut short by a crash; it never counted"
+            f"note           a crash cut a last line of {verdict.torn_bytes} bytes short; it never counted"
         )
     if not verdict.countersigned:
-        typer.echo("note: without --head a ledger cut at an entry's end cannot be told from an older one")
+        typer.echo("note           without --head, entries cut off at the end are not noticed")
 
 
 def _head(text: str | None) -> Head | None:

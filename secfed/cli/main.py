@@ -6,9 +6,11 @@ appears only with `--debug`. Nothing heavy is imported here, so that `--help` is
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -29,9 +31,12 @@ from secfed.cli import (
     roster,
     status,
 )
-from secfed.errors import SecfedError
+from secfed.errors import ConfigError, SecfedError, StorageError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the signal's number."""
 
 app = typer.Typer(
     name="secfed",
@@ -42,8 +47,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_debug = False
-
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -51,31 +54,22 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _core_dumps_off() -> None:
-    """A core dump would hold keys and masks; a crash must not write them to disk."""
-    try:
-        import resource
-    except ImportError:  # not a POSIX system
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
-    version: Annotated[  # noqa: ARG001 - the callback above acts on it
+    version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    global _debug
-    _debug = debug
+    # `_version` acts on the one and `run` on the other, so that it holds for wrong options too.
+    del debug, version
 
 
-app.command("demo")(demo.demo)
-app.command("init")(federation.init)
-app.command("enroll")(federation.enroll)
-app.command("revoke")(federation.revoke)
-app.add_typer(keys.app, name="keys", help="Make, show, rotate key files; change a passphrase.")
+app.command("demo", short_help="A whole federation on this machine, in about a minute.")(demo.demo)
+app.command("init", short_help="Make a federation: roster key, aggregator and admin.")(federation.init)
+app.command("enroll", short_help="Take sites into the roster; an invite for each.")(federation.enroll)
+app.command("revoke", short_help="Take a site out of the roster.")(federation.revoke)
+app.add_typer(keys.app, name="keys", help="Make, show and rotate key files; change a passphrase.")
 app.add_typer(roster.app, name="roster", help="Show or verify the signed list of members.")
 app.add_typer(aggregator.app, name="aggregator", help="Run the aggregator.")
 app.add_typer(client.app, name="client", help="Join a federation; train, or push an update.")
@@ -84,36 +78,90 @@ app.command("status")(status.status)
 app.add_typer(adapter.app, name="adapter", help="Fetch a round's adapter.")
 app.command("eval")(evaluate.evaluate)
 app.add_typer(data.app, name="data", help="Try a site's data without any socket.")
-app.command("report")(report.report)
+app.command("report", short_help="What was spent of a data set's budget, and what is left.")(report.report)
 app.add_typer(ledger.app, name="ledger", help="Verify a ledger's chain and signatures.")
 
 
-def _fail(error: SecfedError) -> int:
-    """Cause, remedy, exit code."""
-    if _debug:
-        traceback.print_exception(error)
-    typer.echo(f"error: {error}", err=True)
-    typer.echo(f"remedy: {error.hint}", err=True)
+def main() -> None:
+    """Run the command line's command and exit with its code."""
+    _keep_to_itself()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command in this process.
+
+    Args:
+        arguments: As on the command line, without the program's name; none at all asks for help.
+
+    Returns:
+        The exit code; what failed was said on standard error, in two lines.
+    """
+    debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), arguments)
+    try:
+        code = app(list(arguments) or ["--help"], prog_name="secfed", standalone_mode=False)
+    except typer.TyperException as problem:
+        return _misused(problem)
+    except Exception as problem:  # noqa: BLE001 - the last line of defence against a raw traceback
+        if debug:
+            traceback.print_exception(problem)
+        return _failed(_in_our_words(problem))
+    if code == INTERRUPTED:
+        typer.echo("stopped", err=True)
+    return code if isinstance(code, int) else 0
+
+
+def _keep_to_itself() -> None:
+    """Nothing phones home; errors of a library come as our own; a crash writes no keys to disk."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _in_our_words(problem: Exception) -> SecfedError:
+    """What a person is told; an unknown exception's text is not shown: who knows what stands in it."""
+    match problem:
+        case SecfedError():
+            return problem
+        case typer.Abort():
+            return ConfigError(
+                "a question was left without an answer", hint="Answer it at a terminal, or by an option."
+            )
+        case ModuleNotFoundError(name=str(name)) if not name.startswith("secfed"):
+            return ConfigError(
+                f"this command needs {name}, which is not installed", hint="pip install 'secfed[train]'"
+            )
+        case OSError():
+            what = "" if problem.filename is None else f"{problem.filename}: "
+            return StorageError(f"{what}{problem.strerror or problem}")
+        case _:
+            return SecfedError(f"unexpected {type(problem).__name__} inside secfed")
+
+
+def _failed(error: SecfedError) -> int:
+    """Say cause and remedy; the exit code."""
+    typer.echo(f"error: {_line(str(error))}", err=True)
+    typer.echo(f"remedy: {_line(error.hint)}", err=True)
     return error.exit_code
 
 
-def main() -> None:
-    """Run one command and exit with its code."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing phones home
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its errors come as our own, with a cause
-    _core_dumps_off()
-    try:
-        app()
-    except SecfedError as error:
-        sys.exit(_fail(error))
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
-    except Exception as error:  # noqa: BLE001 - the last line of defence against a raw traceback
-        if _debug:
-            traceback.print_exception(error)
-        typer.echo(f"error: unexpected {type(error).__name__} inside secfed", err=True)
-        typer.echo(f"remedy: {SecfedError.hint}", err=True)
-        sys.exit(SecfedError.exit_code)
+def _misused(problem: typer.TyperException) -> int:
+    """A command line that does not parse; a group without a command shows its help."""
+    message = problem.format_message()
+    if message.startswith("Usage:"):
+        typer.echo(message, err=True)
+        return ConfigError.exit_code
+    context = getattr(problem, "ctx", None)
+    command = "secfed" if context is None else context.command_path
+    typer.echo(f"error: {_line(message)}", err=True)
+    typer.echo(f"remedy: `{command} --help` says what it takes.", err=True)
+    return ConfigError.exit_code
+
+
+def _line(text: str) -> str:
+    """One line that cannot steer a terminal: a peer's words, or a file's name, may stand in it."""
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -26,11 +26,13 @@ def report(
 ) -> None:
     """Show what each job and round spent of each data set's budget, and what is left."""
     import json
+    import shlex
     from datetime import UTC, datetime
 
     from secfed.errors import ConfigError, LedgerError
     from secfed.privacy import report as reports
     from secfed.privacy.report_text import to_text
+    from secfed.store import files
 
     if output_format not in ("text", "json"):
         raise ConfigError(f"--format is text or json, not {output_format!r}")
@@ -41,13 +43,16 @@ def report(
             "there is no ledger yet",
             hint="A site's ledger is made by `secfed client join --data` or its first job.",
         )
-    recompute = "secfed report " + " ".join(f"--config {path}" for path in paths)
+    recompute = shlex.join(
+        ["secfed", "report", *(word for path in paths for word in ("--config", str(path)))]
+    )
     made = reports.build(found, now=datetime.now(UTC), recompute=recompute)
     text = to_text(made) if output_format == "text" else json.dumps(reports.to_json(made), indent=2) + "\n"
     if output is None:
         typer.echo(text, nl=False)
     else:
-        output.write_text(text, encoding="utf-8")
+        with files.storage_errors(output):
+            output.write_text(text, encoding="utf-8")
         typer.echo(f"report         {output}")
     broken = [verdict for verdict in found if verdict.fault is not None]
     if broken:

@@ -55,10 +55,13 @@ def show(
         }
         typer.echo(json.dumps(document, indent=2))
         return
-    typer.echo(f"federation {found.federation}  version {found.version}  until {write_time(found.not_after)}")
+    typer.echo(f"federation     {found.federation}")
+    typer.echo(f"roster         version {found.version}, until {write_time(found.not_after)}")
     typer.echo(
-        f"a sum needs at least {found.min_cohort} sites; {found.corrupt} may collude with the aggregator"
+        f"a sum          takes at least {found.min_cohort} sites; of all sites {found.corrupt} may collude "
+        "with the aggregator"
     )
+    typer.echo("")
     rows = [
         (m.site, m.role.value, m.status.value, write_time(m.valid_until), m.fingerprint)
         for m in found.members
@@ -77,10 +80,12 @@ def verify(path: _File = Path("roster.txt"), fingerprint: _Key = None) -> None:
     actual = roster_fingerprint(key)
     if fingerprint is not None and fingerprint != actual:
         raise RosterError(f"{path} is signed by {actual}, not by {fingerprint}")
-    typer.echo(f"{path}: version {found.version}, {len(found.members)} entries, signature good")
-    typer.echo(f"signed by {actual}")
+    typer.echo(
+        f"roster         {path}  version {found.version}, {len(found.members)} entries, signature good"
+    )
+    typer.echo(f"signed by      {actual}")
     if fingerprint is None:
-        typer.echo("Compare this fingerprint with the one that the federation's owner reads to you.")
+        typer.echo("next           compare it with the fingerprint that the federation's owner reads to you")
 
 
 def _pinned_key(path: Path) -> bytes:

@@ -37,17 +37,18 @@ def status(
     if as_json:
         typer.echo(json.dumps({"schema": 1, **asdict(reply)}, indent=2))
         return
-    typer.echo(
-        f"aggregator {reply.version}  federation {reply.federation}  roster version {reply.roster_version}"
-    )
-    typer.echo(f"connected  {', '.join(reply.connected) or 'nobody'}")
+    typer.echo(f"aggregator     secfed {reply.version}")
+    typer.echo(f"federation     {reply.federation}  roster version {reply.roster_version}")
+    typer.echo(f"connected      {', '.join(reply.connected) or 'nobody'}")
+    if not reply.jobs:
+        typer.echo(f"jobs           {'none yet' if job is None else f'none named {job}'}")
     for each in reply.jobs:
         typer.echo("")
         typer.echo(_in_words(each))
 
 
 def _in_words(job: JobState) -> str:
-    lines = [f"job {job.job} ({job.kind})  {job.state}  round {job.round}/{job.rounds}"]
+    lines = [f"job            {job.job}  kind {job.kind}, {job.state}, round {job.round}/{job.rounds}"]
     if job.waiting_for:
         left = f", {job.remaining_s} s left" if job.remaining_s else ""
         lines.append(

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
 from secfed.config.models import Section
+from secfed.ids import SITE_PATTERN
 
 __all__ = ["DeadlineSection", "JobFile", "PrivacySection", "TrainingSection", "VectorSection"]
 
+
+def _check_name(text: str) -> str:
+    if not SITE_PATTERN.fullmatch(text):
+        raise ValueError("expected 1 to 63 lower-case letters, digits and inner hyphens")
+    return text
+
+
+_Name = Annotated[StrictStr, AfterValidator(_check_name)]
 _Positive = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)]
+_Length = Annotated[StrictInt, Field(ge=1)]
 
 
 class VectorSection(Section):
     """`[vector]`: named arrays made elsewhere are summed; nothing is trained."""
 
-    shapes: dict[StrictStr, tuple[StrictInt, ...]] = Field(
+    shapes: dict[StrictStr, tuple[_Length, ...]] = Field(
         min_length=1, description="Names and shapes of the arrays that every site sends."
     )
     bound: _Positive = Field(description="Largest magnitude of weight times value; more is refused.")
@@ -49,6 +59,14 @@ class TrainingSection(Section):
     max_length: StrictInt = Field(64, ge=1, le=32768, description="Longest row in tokens.")
     labels: tuple[StrictStr, ...] = Field((), description="Class names in order (classify).")
 
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        if self.trainer == "classify" and len(set(self.labels)) < max(2, len(self.labels)):
+            raise ValueError("classify needs at least two labels, all different")
+        if self.trainer != "classify" and self.labels:
+            raise ValueError("labels belong to trainer = classify")
+        return self
+
 
 class PrivacySection(Section):
     """`[privacy]`: what is protected, and how much noise; the same public constants at every site."""
@@ -78,6 +96,8 @@ class PrivacySection(Section):
             raise ValueError("give one of noise_multiplier and target_epsilon")
         if self.batch > self.nominal_units:
             raise ValueError("batch is at most nominal_units")
+        if self.unit == "record" and self.records_per_unit != 1:
+            raise ValueError("records_per_unit belongs to unit = person")
         return self
 
 
@@ -92,14 +112,14 @@ class DeadlineSection(Section):
 class JobFile(Section):
     """`JOB.toml`."""
 
-    name: StrictStr = Field(description="The job's name: lower-case letters, digits, inner hyphens.")
+    name: _Name = Field(description="The job's name: lower-case letters, digits, inner hyphens.")
     rounds: StrictInt = Field(ge=1, le=100_000, description="Rounds that publish a result.")
     spare_rounds: StrictInt = Field(
         0, ge=0, le=1000, description="Rounds that may be trained again after an abort; charged again."
     )
     min_cohort: StrictInt = Field(3, ge=3, description="Fewest sites whose sum may be opened.")
     bits: StrictInt = Field(16, ge=2, le=24, description="Fixed-point bits of one number.")
-    non_private: bool = Field(
+    non_private: StrictBool = Field(
         False,
         description="true: train WITHOUT differential privacy; sites refuse unless their policy allows.",
     )

@@ -27,7 +27,6 @@ from secfed.rounds.exchange import (
     Present,
     Ready,
     Refused,
-    RoundState,
     Said,
     StatusReply,
     Told,
@@ -92,7 +91,9 @@ class AggregatorRounds:
         self._notices: Notices = {}
         self._said: dict[ClientId, Said] = {}
         self._ended = {ending.h: (job, ending) for job in self._book.jobs.values() for ending in job.endings}
+        self._results = {ending.result for _, ending in self._ended.values() if ending.published}
         self._deaf: set[tuple[ClientId, Digest]] = set()
+        self._signed_off: set[ClientId] = set()
         self._working = False
         self._open = self._take_up()
         self._clean_spool()
@@ -143,7 +144,17 @@ class AggregatorRounds:
             self._open.hear(site, said)
 
     def next_for(self, site: ClientId) -> Told | None:
-        """What this site must be told now; None if nothing is new for it."""
+        """What this site must be told now; None if nothing is new for it.
+
+        A site that has just countersigned is told so at once, since it may be about to leave.
+        """
+        told = self._news_for(site)
+        if told is None and site in self._signed_off:
+            told = self.wait_for(site)
+        self._signed_off.discard(site)
+        return told
+
+    def _news_for(self, site: ClientId) -> Told | None:
         notices = self._notices.get(site)
         if notices:
             notice = notices.pop(0)
@@ -183,6 +194,11 @@ class AggregatorRounds:
         now = self._house.clock.monotonic()
         return Wait(standing.awaited(self._open, now), standing.remaining_s(self._open, now))
 
+    @property
+    def awaiting(self) -> str:
+        """What the open round waits for; empty if there is none."""
+        return "" if self._open is None else standing.awaited(self._open, self._house.clock.monotonic())
+
     def _check_ledger(self, job: JobId, site: ClientId, ledger: Head) -> None:
         try:
             self._book.ledger_head(job, site, ledger.count, ledger.digest)
@@ -193,6 +209,7 @@ class AggregatorRounds:
     def _countersigned(self, site: ClientId, h: Digest, statement: Signed) -> None:
         """Keep a member's signature, if it is over what was published."""
         job, ending = self._ended[h]
+        self._signed_off.add(site)
         key = self._house.clients().get(site)
         if key is None:
             return
@@ -329,10 +346,18 @@ class AggregatorRounds:
         )
         self._book.close_round(round_.job, ending)
         self._ended[ending.h] = (round_.job, ending)
+        if ending.published:
+            self._results.add(ending.result)
         if not (self._house.retain_uploads and ending.published):
             discard_uploads(self._house, ending.h)
         self._open = None
-        self._changes.note("round_ended", job=round_.job.id, state=standing.round_state(round_.job, ending))
+        self._changes.note(
+            "round_ended",
+            job=round_.job.id,
+            state=standing.round_state(round_.job, ending),
+            rounds=round_.job.plan.rounds,
+            delta=None if round_.job.plan.dp is None else round_.job.plan.dp.delta,
+        )
         if round_.job.state != "running":
             self._changes.note("job", job=round_.job.id, state=round_.job.state, reason=round_.job.reason)
 
@@ -351,7 +376,10 @@ class AggregatorRounds:
             self._check_new(Job(proposal))
         job = self._book.start(proposal)
         self._changes.note("job_started", job=job.id, site=admin)
-        return self.control(JobCommand(job.id, "resume"), admin) if job.state == "paused" else self._told(job)
+        if job.state == "paused":
+            return self.control(JobCommand(job.id, "resume"), admin)
+        self._settle()
+        return self._told(job)
 
     def _check_new(self, job: Job) -> None:
         check_plan(job.plan)
@@ -386,16 +414,15 @@ class AggregatorRounds:
         self._settle()
         return self._told(job)
 
+    def announced(self, digest: Digest) -> bool:
+        """Whether this is a result that was told to members, or the base of the open round."""
+        return digest in self._results or (self._open is not None and self._open.proposal.base == digest)
+
     def status(self, job: JobId | None = None) -> StatusReply:
         """How things stand, for people."""
         wanted = self._book.jobs.values() if job is None else [self._book.find(job)]
         now, roster = self._house.clock.monotonic(), self._house.roster()
         return standing.status(roster, self._presence.all_here(now), [self._told(each) for each in wanted])
-
-    def ended_rounds(self, job: JobId) -> list[RoundState]:
-        """All ended rounds of a job."""
-        found = self._book.find(job)
-        return [standing.round_state(found, ending) for ending in found.endings]
 
     def _told(self, job: Job) -> JobState:
         open_ = self._open if self._open is not None and self._open.job is job else None

@@ -34,7 +34,7 @@ __all__ = [
 
 def upload_name(h: Digest, member: MemberIndex) -> str:
     """A masked vector's name in the spool."""
-    return f"{h.hex()}-{member:04}"
+    return f"{h.hex()}-{member}"
 
 
 def discard_uploads(house: House, h: Digest) -> None:

@@ -66,19 +66,24 @@ def take_part(rounds: ClientRounds, link: TakesPart, sleep: Callable[[float], No
 
     Raises:
         NetworkError: The aggregator stayed away beyond the link's patience.
-        RosterError: This site is not allowed, or nobody here can be believed.
+        RosterError: This site is not allowed there.
         StorageError: A decision, charge or contribution cannot be made durable.
     """
     saying: Said | Upload = rounds.standing
     pause = PAUSE_FIRST_S
+    ended: RoundEnd | None = None
     while True:
-        try:
-            told = _say(link, saying)
-            saying = rounds.hear(told)
-        except (NetworkError, StorageError):
-            raise
-        except (PeerError, RoundAbortedError) as refusal:
-            yield Setback(refusal)
+        told = _say(link, saying)
+        if ended is not None:  # its countersignature has left, or cannot
+            yield ended
+        setback: SecfedError | None
+        if isinstance(told, SecfedError):
+            setback = _bearable(told, PeerError, RoundAbortedError)
+        else:
+            saying, setback = _hear(rounds, told)
+        ended = rounds.ended if setback is None else None
+        if setback is not None:
+            yield Setback(setback)
             sleep(pause)
             pause = min(2 * pause, PAUSE_MOST_S)
             saying = rounds.standing
@@ -86,13 +91,32 @@ def take_part(rounds: ClientRounds, link: TakesPart, sleep: Callable[[float], No
         pause = PAUSE_FIRST_S
         if rounds.refusal is not None:
             yield DeclinedRound(rounds.refusal)
-        elif rounds.ended is not None:
-            yield rounds.ended
         elif isinstance(told, Wait):
             yield Awaited(told.what, told.remaining_s)
 
 
-def _say(link: TakesPart, saying: Said | Upload) -> Told:
-    if isinstance(saying, Upload):
-        return link.upload(saying.attempt, saying.statement, saying.packed)
-    return link.exchange(saying)
+def _say(link: TakesPart, saying: Said | Upload) -> Told | SecfedError:
+    """What was told; or the error, once what is due has been said."""
+    try:
+        if isinstance(saying, Upload):
+            return link.upload(saying.attempt, saying.statement, saying.packed)
+        return link.exchange(saying)
+    except SecfedError as problem:
+        return problem
+
+
+def _hear(rounds: ClientRounds, told: Told) -> tuple[Said | Upload, SecfedError | None]:
+    """What to say next; an offer that nobody here can believe is a setback, not the end."""
+    try:
+        return rounds.hear(told), None
+    except (NetworkError, StorageError):
+        raise
+    except SecfedError as problem:
+        return rounds.standing, problem
+
+
+def _bearable(problem: SecfedError, *kinds: type[SecfedError]) -> SecfedError:
+    """The problem, if the conversation goes on after it; raised otherwise."""
+    if isinstance(problem, kinds):
+        return problem
+    raise problem

@@ -13,9 +13,23 @@ from secfed.ids import ClientId, Digest, FederationId, JobId
 from secfed.secagg.messages import Reply, Request
 
 __all__ = [
-    "Answer", "Ask", "Declined", "Hello", "JobCommand", "JobState", "MemberState", "Offer", "Present", "Ready",
-    "Refused", "RoundState", "Said", "StatusReply", "Told", "Wait",
-]  # fmt: skip
+    "Answer",
+    "Ask",
+    "Declined",
+    "Hello",
+    "JobCommand",
+    "JobState",
+    "MemberState",
+    "Offer",
+    "Present",
+    "Ready",
+    "Refused",
+    "RoundState",
+    "Said",
+    "StatusReply",
+    "Told",
+    "Wait",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,18 @@ from secfed.encoding.layout import Layout
 from secfed.ids import SITE_PATTERN, Digest
 
 __all__ = [
-    "BITS_MAX", "BaseModelSpec", "Deadlines", "DpSpec", "JobPlan", "LoraSpec", "NoiseShares", "RoundPlan", "TrainSpec",
-    "job_plan_digest", "round_plan_digest",
-]  # fmt: skip
+    "BITS_MAX",
+    "BaseModelSpec",
+    "Deadlines",
+    "DpSpec",
+    "JobPlan",
+    "LoraSpec",
+    "NoiseShares",
+    "RoundPlan",
+    "TrainSpec",
+    "job_plan_digest",
+    "round_plan_digest",
+]
 
 BITS_MAX = 24
 """Fixed-point bits: with 128 clients the sum still fits in 31 bits."""

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from secfed.ids import ClientId, Digest, JobId
 from secfed.identity.signed import Signed
+from secfed.ids import ClientId, Digest, JobId
 from secfed.privacy.events import Event
 from secfed.rounds.exchange import Said, Told
 from secfed.rounds.plan import JobPlan, RoundPlan

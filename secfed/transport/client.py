@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 import grpc
-import stamina
+import stamina.instrumentation
 
 from secfed.crypto.kdf import digest as labelled_digest
 from secfed.crypto.labels import Label
@@ -63,6 +63,9 @@ does not accept this certificate. (One is what a process that is just stopping l
 
 _SEQUENCE_AHEAD_NS = 60 * 10**9
 """Numbers are reserved on disk for a minute ahead, so that a call costs no sync."""
+
+
+stamina.instrumentation.set_on_retry_hooks([])  # `on_retry` tells of failures, once
 
 
 class Rosters(Protocol):

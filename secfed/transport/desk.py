@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
 
-from secfed.errors import AuditLogError, LedgerError, RevokedError, SecfedError, StorageError
+from secfed.errors import LedgerError, RevokedError, SecfedError, StorageError
 from secfed.ids import ClientId
 from secfed.rounds.aggregator import AggregatorRounds, Worked
 from secfed.rounds.exchange import Told, Wait
@@ -31,6 +32,16 @@ _DISK_THREADS = 4
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    """One step of the core: what it gave or raised, work that is due now, and the count of changes."""
+
+    result: T | None
+    error: SecfedError | None
+    work: Callable[[], Worked] | None
+    changes: int
+
+
 class Desk:
     """Hands calls to the core and answers to those who wait.
 
@@ -45,6 +56,7 @@ class Desk:
         self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="secfed-disk")
         self._sums = ThreadPoolExecutor(1, thread_name_prefix="secfed-sum")
         self._waiting: dict[ClientId, asyncio.Future[Told | None]] = {}
+        self._spreading = asyncio.Lock()
         self._told = -1
         self._closing = False
         self._background: set[asyncio.Task[None]] = set()
@@ -60,18 +72,32 @@ class Desk:
         Raises:
             SecfedError: What the step raised. A failing disk is reported to `failed` too.
         """
+        done = await self._loop.run_in_executor(self._core, self._step, step)
+        if done.work is not None:
+            self._begin(done.work)
+        if done.changes != self._told and self._waiting:
+            await self._spread()
+        if done.error is not None:
+            if isinstance(done.error, StorageError) and not isinstance(done.error, LedgerError):
+                self.fail(done.error)
+            raise done.error
+        return cast(T, done.result)
+
+    def _step(self, step: Callable[[AggregatorRounds], T]) -> _Done[T]:
+        """On the core's thread: one step, and what it makes due."""
         try:
-            result = await self._loop.run_in_executor(self._core, lambda: step(self._rounds))
-        except StorageError as error:
-            if not isinstance(error, LedgerError):
-                self.fail(error)
-            raise
-        await self._after()
-        return result
+            result, error = step(self._rounds), None
+        except SecfedError as refusal:
+            result, error = None, refusal
+        return _Done(result, error, self._rounds.work(), self._rounds.changes)
 
     def soon(self, step: Callable[[AggregatorRounds], None]) -> None:
         """Run one step of the core that nobody waits for, such as a sign of life."""
         self._core.submit(step, self._rounds)
+
+    def later(self, step: Callable[[], object]) -> None:
+        """Run something on the loop after those who were just answered had their turn."""
+        self._loop.call_later(0.1, step)
 
     async def disk(self, step: Callable[..., T], *arguments: object) -> T:
         """Run something that waits for the disk, beside the core."""
@@ -86,19 +112,19 @@ class Desk:
 
     async def next_for(self, site: ClientId, *, wait_s: float = POLL_S) -> Told:
         """What this site must be told; after `wait_s` without anything, what is awaited."""
-        told = await self.call(lambda rounds: rounds.next_for(site))
+        told, seen = await self.call(lambda rounds: (rounds.next_for(site), rounds.changes))
         if told is None and not self._closing:
-            told = await self._wait(site, wait_s)
+            told = await self._wait(site, seen, wait_s)
         return told or await self._wait_text(site)
 
-    async def _wait(self, site: ClientId, wait_s: float) -> Told | None:
+    async def _wait(self, site: ClientId, seen: int, wait_s: float) -> Told | None:
         earlier = self._waiting.pop(site, None)
         if earlier is not None and not earlier.done():
             earlier.set_result(None)  # a newer call of the same site takes its place
         future = self._waiting[site] = self._loop.create_future()
-        self._told = -1  # something may have been noted between the look before and this line
-        await self._after()
         try:
+            if self._rounds.changes != seen:  # noted after the look, before the wait
+                await self._spread()
             return await asyncio.wait_for(future, wait_s)
         except TimeoutError:
             return None
@@ -111,18 +137,15 @@ class Desk:
             return Wait("the aggregator is stopping; it will be back", 0)
         return await self.call(lambda rounds: rounds.wait_for(site))
 
-    async def _after(self) -> None:
-        """Tell those who wait, if anything was noted, and start work that is due."""
-        if self._rounds.changes == self._told or not self._waiting:
-            self._start_work()
-            return
-        sites = tuple(self._waiting)
-        self._told, news = await self._loop.run_in_executor(self._core, self._news, sites)
-        for site, told in news.items():
-            future = self._waiting.get(site)
-            if future is not None and not future.done():
-                future.set_result(told)
-        self._start_work()
+    async def _spread(self) -> None:
+        """Tell those who wait what is new for them; one at a time, as telling may use something up."""
+        async with self._spreading:
+            sites = tuple(site for site, future in self._waiting.items() if not future.done())
+            self._told, news = await self._loop.run_in_executor(self._core, self._news, sites)
+            for site, told in news.items():
+                future = self._waiting.get(site)
+                if future is not None and not future.done():
+                    future.set_result(told)
 
     def _news(self, sites: tuple[ClientId, ...]) -> tuple[int, dict[ClientId, Told]]:
         """On the core's thread: what those who wait must be told now."""
@@ -144,25 +167,22 @@ class Desk:
     # -- time and heavy work -------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        while True:
+        while not self.failed.done():
             await asyncio.sleep(TICK_S)
             try:
                 await self.call(lambda rounds: rounds.tick())
             except SecfedError as error:
                 self.fail(error)
 
-    def _start_work(self) -> None:
-        task = self._loop.create_task(self._work())
+    def _begin(self, work: Callable[[], Worked]) -> None:
+        task = self._loop.create_task(self._carry_out(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _work(self) -> None:
-        """Open a sum, if one is due, beside everything else."""
+    async def _carry_out(self, work: Callable[[], Worked]) -> None:
+        """Open a sum beside everything else."""
         try:
-            work = await self._loop.run_in_executor(self._core, self._rounds.work)
-            if work is None:
-                return
-            done: Worked = await self._loop.run_in_executor(self._sums, work)
+            done = await self._loop.run_in_executor(self._sums, work)
             await self.call(lambda rounds: rounds.worked(done))
         except SecfedError as error:
             self.fail(error)
@@ -184,8 +204,3 @@ class Desk:
             await asyncio.wait(self._background)
         for pool in (self._sums, self._disk, self._core):
             await asyncio.to_thread(pool.shutdown)
-
-
-def blocked(error: StorageError) -> AuditLogError:
-    """The audit log's own failure, as the reason to stop."""
-    return AuditLogError(str(error))

@@ -24,20 +24,27 @@ from secfed.identity import certificate, membership, signed
 from secfed.identity.enrolment import Enrolment
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
-from secfed.ids import NO_DIGEST, ClientId, Digest, JobId, RoundId
+from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
 from secfed.privacy.entries import Budget
 from secfed.privacy.ledger import Ledger
 from secfed.rounds.admission import Site
 from secfed.rounds.client import ClientRounds, RoundEnd, Upload
 from secfed.rounds.contribution import ContributionStore, site_key
-from secfed.rounds.exchange import Answer, Ask, Declined, Offer, Present, Ready, Refused
+from secfed.rounds.exchange import Answer, Ask, Offer, Refused
 from secfed.rounds.plan import Deadlines, JobPlan, RoundPlan
 from secfed.rounds.ports import Contributor
-from secfed.rounds.proposal import COUNTERS, JobProposal, RoundProposal, sign_job_plan, sign_round_plan, vector_words
+from secfed.rounds.proposal import (
+    COUNTERS,
+    JobProposal,
+    RoundProposal,
+    sign_job_plan,
+    sign_round_plan,
+    vector_words,
+)
 from secfed.rounds.rosters import RosterKeeper
 from secfed.rounds.vector import VectorContributor
 from secfed.secagg.aggregator import AggregatorSession
-from secfed.secagg.manifest import Manifest, Terms, manifest_context
+from secfed.secagg.manifest import Manifest, manifest_context
 from secfed.secagg.messages import Outcome, OutcomeNotice, Request, Void, VoidNotice
 from secfed.secagg.params import Params
 from secfed.secagg.record import AggregatorRecord, ClientRecord
@@ -165,7 +172,9 @@ class Federation:
     admin: SigningKey
     roster: Roster
     machines: dict[ClientId, Machine]
+    now: datetime = NOW
     attempts: int = 0
+    hosts: list[Host] = field(default_factory=list)
     previous: tuple[int, Digest] = (0, NO_DIGEST)
 
     def plan(self, **changes: Any) -> JobPlan:
@@ -182,7 +191,9 @@ class Federation:
         }
         return JobPlan(**(fields | changes))
 
-    def propose(self, plan: JobPlan, number: int = 1, base: Digest = NO_DIGEST) -> tuple[JobProposal, RoundProposal]:
+    def propose(
+        self, plan: JobPlan, number: int = 1, base: Digest = NO_DIGEST
+    ) -> tuple[JobProposal, RoundProposal]:
         job = sign_job_plan(self.admin, plan)
         round_plan = RoundPlan(
             job=plan.job, job_plan=job.digest.hex(), round=number, base=base.hex(), deadlines=Deadlines()
@@ -217,7 +228,12 @@ class Federation:
             previous_round=self.previous[0],
             previous=self.previous[1],
         )
-        return Host(self, plan, manifest)
+        self.hosts.append(Host(self, plan, manifest))
+        return self.hosts[-1]
+
+    def close(self) -> None:
+        for each in (*self.machines.values(), *self.hosts):
+            each.stop()
 
 
 class Host:
@@ -226,7 +242,7 @@ class Host:
     def __init__(self, federation: Federation, plan: JobPlan, manifest: Manifest) -> None:
         self.federation, self.plan, self.manifest = federation, plan, manifest
         self.vectors: dict[int, bytes] = {}
-        context = manifest_context(_Subject(manifest))
+        context = manifest_context(manifest)
         signed_manifest = self._sign(Label.SIGN_MANIFEST, ProtoCodec().encode(manifest), context)
         store = DecisionStore(federation.directory / f"aggregator-{manifest.attempt}.sqlite")
         roster = federation.roster
@@ -293,11 +309,18 @@ class Host:
             )
             survivors = tuple(self.session.site(member) for member in ring_sum.survivors)
             outcome = replace(
-                blank, published=True, survivors=survivors, sum=ring_sum.digest, transcript=ring_sum.transcript
+                blank,
+                published=True,
+                survivors=survivors,
+                sum=ring_sum.digest,
+                transcript=ring_sum.transcript,
             )
             self.federation.previous = (self.manifest.round, ring_sum.transcript)
         statement = self._sign(Label.SIGN_OUTCOME, ProtoCodec().encode(outcome), self.session.h)
         return OutcomeNotice(self.session.h, statement)
+
+    def stop(self) -> None:
+        self.store.close()
 
     def finish(self, machines: list[Machine], *, published: bool = True) -> list[RoundEnd]:
         notice = self.outcome(published=published)
@@ -310,12 +333,13 @@ class Host:
 
     def _sign(self, label: Label, statement: bytes, context: bytes) -> signed.Signed:
         return signed.sign(
-            self.federation.aggregator, label, context=context, sender="center", recipient=None, statement=statement
+            self.federation.aggregator,
+            label,
+            context=context,
+            sender="center",
+            recipient=None,
+            statement=statement,
         )
-
-
-def _Subject(manifest: Manifest) -> Manifest:  # noqa: N802 - reads as what it returns
-    return manifest
 
 
 def _enrol(name: str, role: Role) -> tuple[SigningKey, Enrolment]:
@@ -354,8 +378,7 @@ def federation(disk: Path) -> Iterator[Federation]:
     """Three sites with vectors on their disks, none started."""
     made = make_federation(disk)
     yield made
-    for machine in made.machines.values():
-        machine.stop()
+    made.close()
 
 
 @pytest.fixture
@@ -369,5 +392,4 @@ def build_federation(disk: Path) -> Iterator[Callable[..., Federation]]:
 
     yield build
     for each in made:
-        for machine in each.machines.values():
-            machine.stop()
+        each.close()

@@ -148,9 +148,7 @@ class Hall:
         machine.says = machine.rounds.hear(told)
         return True
 
-    def run(
-        self, *, until: str = "", rounds: int = 400, pass_time: float = 0.25, patience: int = 3
-    ) -> None:
+    def run(self, *, until: str = "", rounds: int = 400, pass_time: float = 0.25, patience: int = 3) -> None:
         """Let everybody who is here talk until nothing moves, or a note of this name was made."""
         idle = 0
         for _ in range(rounds):
@@ -247,7 +245,11 @@ def test_rounds_follow_each_other_and_name_the_last_transcript(hall: Any) -> Non
     h = hall(3)
     h.start_job(rounds=3)
     h.run()
-    assert [(end.round, end.state) for end in h.ends] == [(1, "published"), (2, "published"), (3, "published")]
+    assert [(end.round, end.state) for end in h.ends] == [
+        (1, "published"),
+        (2, "published"),
+        (3, "published"),
+    ]
     countersigned = h.decisions.scan("countersign/")
     assert len(countersigned) == 9
 
@@ -639,9 +641,7 @@ def test_ten_thousand_rounds_are_read_within_five_seconds(hall: Any) -> None:
     job = book.find(JobId("sum-1"))
     sites = tuple(map(ClientId, SITES[:3]))
     zero = Digest(bytes(32))
-    pattern = Ending(
-        1, 1, zero, Signed(bytes(300), bytes(64)), True, sites, (), zero, zero, zero, 3, 41, ""
-    )
+    pattern = Ending(1, 1, zero, Signed(bytes(300), bytes(64)), True, sites, (), zero, zero, zero, 3, 41, "")
     h.decisions._database.execute("PRAGMA synchronous = OFF")  # only the reading is timed
     for number in range(1, 10_001):
         h_digest = Digest(number.to_bytes(32, "big"))

@@ -154,7 +154,10 @@ def rows_for() -> Callable[..., list[dict[str, str]]]:
             if kind == "bert":
                 made = {"text": " ".join(words), "label": ("no", "yes")[row % 2]}
             else:
-                made = {"prompt": " ".join(words), "completion": f"w{row % 61} w{(row * 5) % 61}"}
+                made = {
+                    "prompt": " ".join(words),
+                    "completion": " ".join(f"w{(row * 5 + place) % 61}" for place in range(1 + row % 5)),
+                }
             if persons is not None:
                 made["person"] = f"p{row % persons}"
             rows.append(made)

@@ -25,7 +25,7 @@ from secfed.training.dpsgd import (
     per_record_gradients,
     train,
 )
-from secfed.training.random import PoissonSampler, Stream
+from secfed.training.random import GRID_BITS, PoissonSampler, Stream
 from secfed.training.task import Example, Task
 
 ERROR = 1e-9
@@ -294,6 +294,18 @@ def test_library_generators_are_left_alone(site: Callable[..., Site]) -> None:
     torch.manual_seed(1)
     noise_of(here, sigma=1.0, clip=1.0, batch=1.0, drawn=singles(3))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_released_sums_lie_on_the_grid(site: Callable[..., Site]) -> None:
+    """No low bits of the float sum are left beside the noise."""
+    here = site("bert")
+    with here.model.trainable(here.names) as parameters, per_record_gradients(here.model.module):
+        optimizer = here.optimizer(parameters, clip=0.5, sigma=1.0)
+        optimizer.zero_grad()
+        accumulate(here.model, here.task, here.examples, singles(5), optimizer, 8)
+        optimizer.add_noise()
+        steps = np.concatenate([p.summed_grad.numpy() for p in parameters.values()]) / 2.0 ** (-1 - GRID_BITS)
+    assert np.array_equal(steps, np.rint(steps))
 
 
 def test_denominator_is_the_public_constant(site: Callable[..., Site]) -> None:

@@ -1,0 +1,114 @@
+"""The daemon's audit log: who asked for what, when, from where, and how it went.
+
+JSON lines, hash-chained and signed (`store.journal`). Entries of one kind within a short while
+become one entry with a count, so neither waiting clients nor a flood of refusals can fill the
+disk. A log that cannot be written stops the daemon: nothing is accepted that leaves no trace.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from secfed.crypto import signing
+from secfed.crypto.kdf import digest
+from secfed.crypto.labels import Label
+from secfed.crypto.signing import SigningKey
+from secfed.errors import AuditLogError
+from secfed.identity.fields import write_time
+from secfed.ids import Digest
+from secfed.store.journal import Journal
+
+__all__ = ["KINDS_MAX", "AuditLog"]
+
+KINDS_MAX = 1000
+"""Different kinds of entry kept apart between two writes; more of them are written as one kind, `many`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    who: str
+    what: str
+    outcome: str
+    where: str
+
+
+class AuditLog:
+    """Collects entries and writes them when told to; `add` may come from any thread.
+
+    Args:
+        path: The journal's file.
+        key: The daemon's signing key.
+        now: Wall-clock time.
+
+    Raises:
+        AuditLogError: The file is damaged or cannot be used.
+        LockedError: Another process writes it.
+    """
+
+    def __init__(self, path: Path, key: SigningKey, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._pending: dict[_Kind, tuple[int, str]] = {}
+        self._journal = Journal(
+            path,
+            digest=_line_digest,
+            signer=lambda line: key.sign(_signed(line)),
+            verifier=lambda line, signature: signing.verify(key.public, _signed(line), signature),
+            error=AuditLogError,
+        )
+
+    def add(self, *, who: str, what: str, outcome: str, where: str) -> None:
+        """Enter something that happened.
+
+        Args:
+            who: The member, or `-` where nobody was identified.
+            what: The call.
+            outcome: `ok`, or the class and text of the refusal.
+            where: The other side's address.
+        """
+        kind = _Kind(who, what, outcome, where)
+        with self._lock:
+            if kind not in self._pending and len(self._pending) >= KINDS_MAX:
+                kind = _Kind("-", what, "many", "-")
+            count, first = self._pending.get(kind, (0, write_time(self._now())))
+            self._pending[kind] = (count + 1, first)
+
+    def flush(self) -> None:
+        """Write what was collected; durable on return. One thread at a time.
+
+        Raises:
+            AuditLogError: It cannot be written.
+        """
+        with self._lock:
+            pending, self._pending = self._pending, {}
+        for kind, (count, first) in pending.items():
+            self._journal.append(
+                {
+                    "at": first,
+                    "who": kind.who,
+                    "what": kind.what,
+                    "outcome": kind.outcome,
+                    "from": kind.where,
+                    "count": count,
+                }
+            )
+
+    def close(self) -> None:
+        """Write the rest and release the file."""
+        try:
+            self.flush()
+        finally:
+            self._journal.close()
+
+
+def _line_digest(line: bytes) -> Digest:
+    return digest(Label.JOURNAL_ENTRY, line)
+
+
+def _signed(line: bytes) -> bytes:
+    """What an entry's signature covers."""
+    return digest(Label.SIGN_AUDIT, line)

@@ -1,0 +1,287 @@
+"""The aggregator's service over gRPC: convert, call, convert; no state, no policy.
+
+Every call is decoded, decided by its hello, entered in the audit log, and handed to the desk.
+What is raised below goes out through `status`, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from secfed.errors import ConfigError, NetworkError, PeerError, RevokedError
+from secfed.identity.roles import Role
+from secfed.identity.roster import Roster
+from secfed.ids import ClientId
+from secfed.rounds.attempt import Upload
+from secfed.rounds.exchange import Told
+from secfed.store.adapters import AdapterStore
+from secfed.store.journal import Head
+from secfed.transport import chunks, status
+from secfed.transport.auditlog import AuditLog
+from secfed.transport.desk import Desk
+from secfed.transport.hello import Caller, HelloGate
+from secfed.wire import calls, service, sums
+from secfed.wire import status as wire_status
+
+__all__ = ["CALLS_EACH_MAX", "FederationService"]
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+"""gRPC's view of a call."""
+
+CALLS_EACH_MAX = 8
+"""Calls of one member at a time: one that waits, one upload or download, and some that overlap."""
+
+FIRST_FRAME_S = 10.0
+"""How long an upload may take to say what it is, seconds."""
+
+
+class FederationService:
+    """The calls of `service.proto`.
+
+    Args:
+        desk: The way to the rounds.
+        roster: The roster in force, asked anew at every call.
+        upload_idle_s: How long an upload may stand still.
+        refused: Told of every refusal, for metrics and logs.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        gate: HelloGate,
+        audit: AuditLog,
+        adapters: AdapterStore,
+        *,
+        roster: Callable[[], Roster],
+        now: Callable[[], datetime],
+        upload_idle_s: float,
+        uploaded: Callable[[int], None],
+        refused: Callable[[BaseException], None],
+    ) -> None:
+        self._desk, self._gate, self._audit, self._adapters = desk, gate, audit, adapters
+        self._roster, self._now, self._idle_s = roster, now, upload_idle_s
+        self._uploaded, self._refused = uploaded, refused
+        self._calls: dict[ClientId, set[asyncio.Task[Any]]] = {}
+        self._uploads: dict[ClientId, asyncio.Task[Any]] = {}
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For `add_generic_rpc_handlers`: bytes in, bytes out."""
+        short = {
+            "Exchange": self._exchange,
+            "GetRoster": self._get_roster,
+            "StartJob": self._start_job,
+            "ControlJob": self._control_job,
+            "GetStatus": self._get_status,
+        }
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            name: grpc.unary_unary_rpc_method_handler(self._short(name, answer))
+            for name, answer in short.items()
+        }
+        handlers["Upload"] = grpc.stream_unary_rpc_method_handler(self._upload)
+        handlers["Download"] = grpc.unary_stream_rpc_method_handler(self._download)
+        return grpc.method_handlers_generic_handler(service.SERVICE, handlers)
+
+    def cut(self, roster: Roster) -> None:
+        """End every call of members that this roster no longer has."""
+        active = {member.site for member in roster.members if member.active}
+        for site, tasks in self._calls.items():
+            if site not in active:
+                self._desk.refuse(
+                    site, RevokedError(f"{site} was revoked in roster version {roster.version}")
+                )
+                for task in tasks:
+                    self._desk.later(task.cancel)
+
+    # -- around every call ---------------------------------------------------------------------
+
+    def _short(
+        self, method: str, answer: Callable[[Caller, bytes], Awaitable[bytes]]
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        async def handle(data: bytes, context: Context) -> bytes:
+            async with self._guard(method, context) as admit:
+                call = calls.decode_call(data)
+                caller = admit(call)
+                return await answer(caller, call.body)
+            raise AssertionError("a guard passes nothing on")
+
+        return handle
+
+    @contextlib.asynccontextmanager
+    async def _guard(self, method: str, context: Context) -> AsyncIterator[Callable[[calls.Call], Caller]]:
+        """Decide who calls, remember the call while it lasts, and turn what is raised into a status."""
+        entered: list[Caller] = []
+        broken = True
+
+        def admit(call: calls.Call) -> Caller:
+            caller = self._admit(method, call, context)
+            tasks = self._calls.setdefault(caller.site, set())
+            if len(tasks) >= CALLS_EACH_MAX:
+                raise NetworkError(f"{caller.site} has {CALLS_EACH_MAX} calls open, and no more are taken")
+            task = asyncio.current_task()
+            if task is not None:
+                tasks.add(task)
+            entered.append(caller)
+            if caller.role is Role.CLIENT:
+                self._desk.soon(lambda rounds: rounds.enter(caller.site))
+            return caller
+
+        try:
+            yield admit
+            broken = False
+            self._enter(entered, method, context, "ok")
+        except asyncio.CancelledError:
+            self._enter(entered, method, context, "broken off")
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other side gets its public form
+            broken = False
+            refusal = status.refusal(error)
+            self._refused(error)
+            self._enter(entered, method, context, f"{type(error).__name__}: {refusal.details}")
+            await context.abort(refusal.code, refusal.details, refusal.metadata)
+        finally:
+            for caller in entered:
+                self._leave(caller, broken)
+
+    def _leave(self, caller: Caller, broken: bool) -> None:
+        tasks = self._calls.get(caller.site, set())
+        task = asyncio.current_task()
+        if task is not None:
+            tasks.discard(task)
+        if not tasks:
+            self._calls.pop(caller.site, None)
+        if caller.role is Role.CLIENT:
+            self._desk.soon(lambda rounds: rounds.leave(caller.site, broken=broken))
+
+    def _enter(self, entered: list[Caller], method: str, context: Context, outcome: str) -> None:
+        who = entered[0].site if entered else "-"
+        self._audit.add(who=who, what=method, outcome=outcome, where=_address(context.peer()))
+
+    def _admit(self, method: str, call: calls.Call, context: Context) -> Caller:
+        peer = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
+        return self._gate.check(method, call.hello, call.body, peer, self._roster(), self._now())
+
+    # -- rounds --------------------------------------------------------------------------------
+
+    async def _exchange(self, caller: Caller, body: bytes) -> bytes:
+        said = sums.decode_said(body)
+        ledger = Head(caller.hello.ledger_entries, caller.hello.ledger_head)
+        await self._desk.call(lambda rounds: rounds.hear(caller.site, said, ledger=ledger))
+        return sums.encode_told(await self._desk.next_for(caller.site))
+
+    async def _upload(self, frames: AsyncIterator[bytes], context: Context) -> bytes:
+        async with self._guard("Upload", context) as admit:
+            stream = aiter(frames)
+            first = calls.decode_upload_frame(await _next(stream, FIRST_FRAME_S))
+            if not isinstance(first, calls.Call):
+                raise PeerError("an upload begins with its call")
+            caller = admit(first)
+            await self._take_over(caller.site)
+            told = await self._receive(caller.site, calls.decode_upload_header(first.body), stream)
+            return sums.encode_told(told)
+        raise AssertionError("a guard passes nothing on")
+
+    async def _take_over(self, site: ClientId) -> None:
+        """One upload a site: an older one, whose link must have died, ends first."""
+        earlier, own = self._uploads.get(site), asyncio.current_task()
+        if own is None:
+            return
+        self._uploads[site] = own
+        own.add_done_callback(
+            lambda task: self._uploads.pop(site) if self._uploads.get(site) is task else None
+        )
+        if earlier is not None and not earlier.done():
+            earlier.cancel()
+            await asyncio.wait([earlier])
+
+    async def _receive(
+        self, site: ClientId, header: calls.UploadHeader, stream: AsyncIterator[bytes]
+    ) -> Told:
+        upload = await self._desk.call(
+            lambda rounds: rounds.begin_upload(site, header.attempt, header.statement)
+        )
+        if upload is not None:
+            await self._store(upload, stream)
+            await self._desk.call(lambda rounds: rounds.finish_upload(upload))
+        return await self._desk.next_for(site)
+
+    async def _store(self, upload: Upload, stream: AsyncIterator[bytes]) -> None:
+        """Frames to the spool as they come; whole and durable on return."""
+        assembly = chunks.Assembly(upload.size_bytes)
+        writing: asyncio.Future[None] | None = None
+        try:
+            while not assembly.complete:
+                frame = calls.decode_upload_frame(await _next(stream, self._idle_s))
+                if not isinstance(frame, calls.Piece):
+                    raise PeerError("an upload goes on with pieces")
+                assembly.accept(frame.offset, len(frame.data))
+                if writing is not None:
+                    await writing  # the next frame was on its way meanwhile
+                writing = asyncio.ensure_future(self._desk.disk(upload.write, frame.data))
+                self._uploaded(len(frame.data))
+                self._desk.soon(lambda rounds: rounds.progress(upload))
+            if writing is not None:
+                await writing
+            await asyncio.shield(self._desk.disk(upload.commit))
+        finally:
+            if writing is not None and not writing.done():
+                await asyncio.wait([writing])
+            await self._desk.disk(upload.abort)
+
+    async def _download(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+        async with self._guard("Download", context) as admit:
+            call = calls.decode_call(data)
+            admit(call)
+            wanted = calls.decode_download(call.body)
+            if not await self._desk.call(lambda rounds: rounds.announced(wanted)):
+                raise ConfigError(
+                    f"no adapter or sum with the digest {wanted.hex()[:16]}… was published here",
+                    hint="`secfed job list` shows the results of all rounds.",
+                )
+            file = await self._desk.disk(self._adapters.read_bytes, wanted)
+            for offset, piece in chunks.split(file):
+                yield calls.encode_chunk(calls.Chunk(offset, len(file), piece))
+
+    # -- members and people --------------------------------------------------------------------
+
+    async def _get_roster(self, caller: Caller, body: bytes) -> bytes:
+        del caller
+        if body:
+            raise PeerError("GetRoster has no body")
+        return calls.encode_roster(self._roster().text)
+
+    async def _start_job(self, caller: Caller, body: bytes) -> bytes:
+        del caller  # whoever calls: what counts is the admin's signature under the plan
+        plan = calls.decode_start_job(body)
+        return wire_status.encode_job_reply(await self._desk.call(lambda rounds: rounds.start_job(plan)))
+
+    async def _control_job(self, caller: Caller, body: bytes) -> bytes:
+        command = calls.decode_job_command(body)
+        state = await self._desk.call(lambda rounds: rounds.control(command, caller.site))
+        return wire_status.encode_job_reply(state)
+
+    async def _get_status(self, caller: Caller, body: bytes) -> bytes:
+        del caller
+        job = wire_status.decode_status_request(body)
+        return wire_status.encode_status(await self._desk.call(lambda rounds: rounds.status(job)))
+
+
+async def _next(stream: AsyncIterator[bytes], within_s: float) -> bytes:
+    """The next frame, or why there is none."""
+    try:
+        return await asyncio.wait_for(anext(stream), within_s)
+    except StopAsyncIteration:
+        raise PeerError("an upload ended before its announced size") from None
+    except TimeoutError:
+        raise NetworkError(f"an upload stood still for {within_s:g} s") from None
+
+
+def _address(peer: str) -> str:
+    """`ipv4:10.0.0.7:51234` without the port, which says nothing."""
+    return peer.rpartition(":")[0] or peer

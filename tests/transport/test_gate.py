@@ -1,0 +1,273 @@
+"""Who may call what: over real TLS, with hellos that say what no honest member says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+
+from secfed.errors import (
+    AuthenticationError,
+    NetworkError,
+    NotPermittedError,
+    PeerError,
+    RevokedError,
+    SecfedError,
+    VersionMismatchError,
+)
+from secfed.identity import membership
+from secfed.identity.roles import Role
+from secfed.ids import ClientId, FederationId, JobId
+from secfed.rounds.exchange import JobCommand, Present, Wait
+from secfed.transport import hello as hello_module
+from secfed.transport import status
+from secfed.transport.hello import PERMITTED, RosterChangedError
+from secfed.wire import calls, service, sums
+
+PRESENT = sums.encode_said(Present(""))
+
+
+def refused(failure: grpc.RpcError) -> SecfedError:
+    trailing = [(item.key, item.value) for item in failure.trailing_metadata() or ()]
+    return status.restore(failure.code(), failure.details(), trailing)
+
+
+def refusal_of(act: Callable[[], object]) -> SecfedError:
+    with pytest.raises(grpc.RpcError) as caught:
+        act()
+    return refused(caught.value)
+
+
+def test_every_call_of_the_schema_has_its_roles(town: Any) -> None:
+    assert PERMITTED.keys() == set(service.METHODS)
+
+
+def test_members_read_status_and_roster(town: Any) -> None:
+    for name in ("hosp-a", "office", "reviewer"):
+        with town.connect(name) as member:
+            assert member.status().roster_version == 1
+            assert member.roster() == town.roster.text
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("hosp-a", "StartJob"), ("hosp-a", "ControlJob"), ("reviewer", "StartJob"), ("office", "Exchange"),
+     ("reviewer", "Download"), ("reviewer", "Exchange")],
+)  # fmt: skip
+def test_a_role_that_may_not_is_told_so(town: Any, name: str, method: str) -> None:
+    error = refusal_of(lambda: town.raw(name, method, PRESENT))
+    assert type(error) is NotPermittedError
+    assert name in str(error)
+
+
+def test_a_certificate_that_is_not_listed_opens_no_connection(town: Any) -> None:
+    town.keys["stranger"] = town.make_keys("stranger", Role.CLIENT)
+    failure = refusal_of(lambda: town.raw("stranger", "GetStatus", b""))
+    assert type(failure) is NetworkError
+
+
+def test_a_certificate_of_the_same_name_that_is_not_the_listed_one_opens_none(town: Any) -> None:
+    (town.root / "again").mkdir()
+    genuine, town.root = town.root, town.root / "again"
+    town.keys["hosp-a"] = town.make_keys("hosp-a", Role.CLIENT)
+    town.root = genuine
+    assert type(refusal_of(lambda: town.raw("hosp-a", "GetStatus", b""))) is NetworkError
+
+
+def test_no_client_certificate_opens_no_connection(town: Any) -> None:
+    pem = town.keys["center"].certificate.pem.encode()
+    options = [("grpc.ssl_target_name_override", "aggregator.secfed.internal")]
+    with grpc.secure_channel(town.address, grpc.ssl_channel_credentials(pem), options) as channel:
+        call = calls.Call(town.maker("hosp-a").make("GetRoster", b"", roster=town.roster.digest), b"")
+        assert type(refusal_of(lambda: town.send(channel, "GetRoster", call))) is NetworkError
+
+
+def test_plain_text_is_not_spoken(town: Any) -> None:
+    with grpc.insecure_channel(town.address) as channel:
+        call = calls.Call(town.maker("hosp-a").make("GetRoster", b"", roster=town.roster.digest), b"")
+        assert type(refusal_of(lambda: town.send(channel, "GetRoster", call))) is NetworkError
+
+
+def test_a_key_that_was_stolen_speaks_only_over_its_own_certificate(town: Any) -> None:
+    """hosp-b holds hosp-a's signing key, but not its TLS key."""
+    stolen = replace(town.keys["hosp-a"])
+    error = refusal_of(lambda: town.raw("hosp-b", "GetStatus", b"", keys=stolen))
+    assert type(error) is AuthenticationError
+
+
+@pytest.mark.parametrize("name", ["method", "body", "peer", "federation"])
+def test_a_hello_made_for_something_else_is_refused(town: Any, name: str) -> None:
+    maker = {
+        "peer": lambda: town.maker("hosp-a", peer=town.keys["hosp-b"].certificate),
+        "federation": lambda: town.maker("hosp-a", federation=FederationId("0" * 32)),
+    }.get(name, lambda: town.maker("hosp-a"))()
+    method = "GetRoster" if name == "method" else "Exchange"
+    signed_body = b"other" if name == "body" else PRESENT
+    hello = maker.make(method, signed_body, roster=town.roster.digest)
+    with town.channel("hosp-a") as channel:
+        error = refusal_of(lambda: town.send(channel, "Exchange", calls.Call(hello, PRESENT)))
+    assert type(error) is AuthenticationError
+
+
+def test_a_hello_serves_once(town: Any) -> None:
+    hello = town.maker("hosp-a").make("GetRoster", b"", roster=town.roster.digest)
+    with town.channel("hosp-a") as channel:
+        town.send(channel, "GetRoster", calls.Call(hello, b""))
+        error = refusal_of(lambda: town.send(channel, "GetRoster", calls.Call(hello, b"")))
+    assert type(error) is AuthenticationError
+    assert "seen before" in str(error)
+
+
+@pytest.mark.parametrize("minutes", [-11, 11])
+def test_a_hello_of_another_time_is_refused(town: Any, minutes: int) -> None:
+    moment = time.time_ns() + minutes * 60 * 10**9
+    error = refusal_of(lambda: town.raw("hosp-a", "GetRoster", b"", sequence=lambda: moment))
+    assert type(error) is AuthenticationError
+    assert "clock" in str(error)
+
+
+def test_another_protocol_version_is_named_on_both_sides(town: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = town.maker("hosp-a")
+    monkeypatch.setattr(hello_module, "PROTOCOL_VERSION", 2)
+    hello = made.make("GetRoster", b"", roster=town.roster.digest)
+    monkeypatch.undo()
+    with town.channel("hosp-a") as channel:
+        error = refusal_of(lambda: town.send(channel, "GetRoster", calls.Call(hello, b"")))
+    assert type(error) is VersionMismatchError
+    assert "hosp-a speaks protocol 2" in str(error)
+    assert "the aggregator 1" in str(error)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff", b"\x0a\x00", b"x" * 100, b"\x0a\x02\x0a\x00\x12\x00"], ids=repr
+)
+def test_bytes_that_are_no_call_are_refused(town: Any, data: bytes) -> None:
+    with town.channel("hosp-a") as channel:
+        error = refusal_of(lambda: channel.unary_unary(service.path("Exchange"))(data, timeout=10))
+    assert isinstance(error, PeerError | AuthenticationError)
+
+
+def test_a_message_over_the_limit_is_refused(town: Any) -> None:
+    with town.channel("hosp-a") as channel:
+        error = refusal_of(
+            lambda: channel.unary_unary(service.path("Exchange"))(b"\x0a" * (3 << 20), timeout=10)
+        )
+    assert isinstance(error, NetworkError)
+
+
+# -- while it runs -----------------------------------------------------------------------------
+
+
+def test_a_revoked_member_is_cut_off_within_five_seconds(town: Any, until: Callable[..., None]) -> None:
+    """A waiting call ends with the reason, the open connection hears it again, a new one does not open."""
+    ends: list[tuple[float, SecfedError]] = []
+    with town.channel("hosp-a") as channel:
+
+        def poll() -> None:
+            hello = town.maker("hosp-a").make("Exchange", PRESENT, roster=town.roster.digest)
+            stub = channel.unary_unary(service.path("Exchange"))
+            try:
+                stub(calls.encode_call(calls.Call(hello, PRESENT)), timeout=20)
+            except grpc.RpcError as failure:
+                ends.append((time.monotonic(), refused(failure)))
+
+        import threading
+
+        thread = threading.Thread(target=poll)
+        thread.start()
+        until(lambda: town.status().connected == ("hosp-a",))
+        begin = time.monotonic()
+        town.publish(membership.revoke(town.roster, town.owner, ClientId("hosp-a")))
+        thread.join(10)
+        ((at, error),) = ends
+        assert at - begin < 5
+        assert type(error) is RevokedError
+        hello = town.maker("hosp-a").make("GetRoster", b"", roster=town.roster.digest)
+        again = refusal_of(lambda: town.send(channel, "GetRoster", calls.Call(hello, b"")))
+        assert type(again) is RevokedError
+        assert "revoked in roster version 2" in str(again)
+    assert type(refusal_of(lambda: town.raw("hosp-a", "GetRoster", b""))) is NetworkError
+    with town.connect("hosp-b") as other:
+        assert other.status().roster_version == 2
+
+
+def test_a_new_member_connects_without_a_restart(town: Any, until: Callable[..., None]) -> None:
+    town.keys["hosp-d"] = town.make_keys("hosp-d", Role.CLIENT)
+    with town.connect("hosp-b") as known:
+        assert known.status().roster_version == 1
+        enrolled = membership.enroll(town.roster, town.owner, [town.keys["hosp-d"].enrolment], now=town.now)
+        town.publish(enrolled)
+        until(lambda: b"version 2" in town.out.getvalue().encode())
+        assert known.status().roster_version == 2, (
+            "a member with the old roster fetches the new one by itself"
+        )
+    with town.connect("hosp-d") as new:
+        assert new.status().roster_version == 2
+
+
+def test_an_older_roster_is_told_so_except_when_it_asks_for_the_new_one(town: Any) -> None:
+    old = b"1" * 32
+    assert type(refusal_of(lambda: town.raw("hosp-a", "GetStatus", b"", roster=old))) is RosterChangedError
+    assert calls.decode_roster(town.raw("hosp-a", "GetRoster", b"", roster=old)) == town.roster.text
+
+
+def test_a_roster_that_goes_back_changes_nothing(town: Any, until: Callable[..., None]) -> None:
+    first = town.roster
+    town.publish(membership.revoke(first, town.owner, ClientId("hosp-c")))
+    until(lambda: "version 2 is in force" in town.out.getvalue())
+    town.publish(first)
+    until(lambda: "is refused" in town.out.getvalue())
+    assert "older than version 2" in town.out.getvalue()
+    town.file.write_bytes(b"nonsense")
+    until(lambda: town.out.getvalue().count("is refused") == 2)
+    town.roster = membership.revoke(first, town.owner, ClientId("hosp-c"))
+    assert town.status().roster_version == 2
+
+
+# -- jobs over the wire ------------------------------------------------------------------------
+
+
+def test_an_admin_starts_pauses_resumes_and_stops_a_job(town: Any) -> None:
+    with town.connect("office") as admin:
+        assert admin.start_job(town.plan()).state == "running"
+        job = JobId("sum-1")
+        assert [admin.control_job(JobCommand(job, verb)).state for verb in ("pause", "resume", "stop")] == [
+            "paused", "running", "stopped",
+        ]  # fmt: skip
+        with pytest.raises(SecfedError, match="there is no job other"):
+            admin.control_job(JobCommand(JobId("other"), "pause"))
+    assert [job.state for job in town.status("sum-1").jobs] == ["stopped"]
+
+
+def test_a_waiting_client_is_told_what_is_awaited_and_until_when(town: Any) -> None:
+    """The text names the sites that are missing."""
+    with town.connect("office") as admin:
+        admin.start_job(town.plan())
+    state = town.status("sum-1").jobs[0]
+    assert state.waiting_for == "job sum-1 round 1: waiting for 3 sites: hosp-a, hosp-b, hosp-c"
+    assert 3500 < state.remaining_s <= 3600
+    with town.connect("hosp-a") as client:
+        client.exchange(Present("other"))  # the offer is not for this one
+        (state,) = town.status("sum-1").jobs
+        assert [(member.site, member.state) for member in state.members][0] == (
+            "hosp-a", "takes part in job other only",
+        )  # fmt: skip
+
+
+def test_a_client_that_waits_is_let_go_when_the_daemon_stops(town: Any) -> None:
+    import threading
+
+    told: list[Any] = []
+    with town.connect("hosp-a") as client:
+        thread = threading.Thread(target=lambda: told.append(client.exchange(Present(""))))
+        thread.start()
+        time.sleep(1)
+        begin = time.monotonic()
+        town.stop()
+        thread.join(10)
+        assert time.monotonic() - begin < 8
+    assert told == [Wait("the aggregator is stopping; it will be back", 0)]

@@ -1,0 +1,494 @@
+"""The daemon over real sockets: whole rounds, uploads that misbehave, files, ports, logs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from safetensors.numpy import load, load_file, save_file
+
+from secfed.config import BudgetPolicy, JobPolicy, PolicyConfig, to_toml
+from secfed.crypto import signing
+from secfed.crypto.kdf import digest
+from secfed.crypto.labels import Label
+from secfed.errors import (
+    AuditLogError,
+    ConfigError,
+    LockedError,
+    NetworkError,
+    PeerError,
+    PortBusyError,
+    RosterError,
+    SecfedError,
+)
+from secfed.ids import ClientId, Digest, JobId
+from secfed.privacy.ledger import Ledger
+from secfed.rounds.admission import Site
+from secfed.rounds.client import ClientRounds, Upload
+from secfed.rounds.contribution import ContributionStore, site_key
+from secfed.rounds.exchange import Said
+from secfed.rounds.house import adapter_digest
+from secfed.rounds.rosters import RosterKeeper
+from secfed.rounds.vector import VectorContributor
+from secfed.store import journal
+from secfed.store.decisions import DecisionStore
+from secfed.transport import auditlog, status
+from secfed.transport.auditlog import AuditLog
+from secfed.transport.client import Connection
+from secfed.wire import calls, service
+from secfed.wire.codec import ProtoCodec
+
+SITES = ("hosp-a", "hosp-b", "hosp-c")
+POLICY = PolicyConfig(budget=BudgetPolicy(epsilon=8.0), job=JobPolicy(allow_non_private=True))
+
+
+class Silent:
+    """An observer that keeps nothing."""
+
+    def note(self, event: str, **facts: object) -> None:
+        """Nothing."""
+
+
+class Member:
+    """One site: its real client, over its real connection, on a thread of its own."""
+
+    def __init__(self, town: Any, name: str, vector: Any) -> None:
+        self.town, self.name = town, name
+        self.home = town.root / f"site-{name}"
+        self.home.mkdir(exist_ok=True)
+        save_file({"a": vector}, self.home / "update.safetensors")
+        self.decisions = DecisionStore(self.home / "decisions.sqlite")
+        roster = self.home / "roster.txt"
+        roster.write_bytes(town.roster.text)
+        path = self.home / "ledger.jsonl"
+        keys = town.keys[name].signing
+        self.ledger = (
+            Ledger.open(path, key=keys)
+            if path.exists()
+            else Ledger.create(
+                path,
+                key=keys,
+                site=ClientId(name),
+                unit="record",
+                records_per_unit=1,
+                relation="add-remove",
+                budget=None,
+            )  # fmt: skip
+        )
+        rosters = RosterKeeper(roster, town.owner.public, self.decisions)
+        self.connection: Connection = town.connect(name)
+        self.connection._rosters = rosters
+        self.connection._ledger_head = lambda: self.rounds.ledger_head
+        key = site_key(self.home / "site.key")
+        contributor = VectorContributor(self.home / "update.safetensors")
+        from datetime import UTC, datetime
+
+        self.rounds = ClientRounds(
+            Site(
+                name=ClientId(name),
+                key=keys,
+                only=None,
+                codec=ProtoCodec(),
+                rosters=rosters,
+                decisions=self.decisions,
+                contributions=ContributionStore(self.home / "kept", key),
+                policy=POLICY,
+                policy_digest="00" * 32,
+                ledger=lambda _: self.ledger,
+                contributor=lambda _: contributor,
+                base=lambda _: {},
+                observer=Silent(),
+                now=lambda: datetime.now(UTC),
+                monotonic=lambda: 0.0,
+            )  # fmt: skip
+        )
+        self.says: Said | Upload = self.rounds.standing
+        self.ends: list[Any] = []
+        self.error: SecfedError | None = None
+        self.uploading: Callable[[Upload], bool] = lambda _: True
+        self.thread = threading.Thread(target=self._run)
+        self.stopped = False
+
+    def _run(self) -> None:
+        try:
+            while not self.ends and not self.stopped:
+                if isinstance(self.says, Upload):
+                    if not self.uploading(self.says):
+                        return
+                    told = self.connection.upload(self.says.attempt, self.says.statement, self.says.packed)
+                else:
+                    told = self.connection.exchange(self.says)
+                self.says = self.rounds.hear(told)
+                if self.rounds.ended is not None:
+                    self.ends.append(self.rounds.ended)
+            if not self.stopped and not isinstance(self.says, Upload):
+                self.connection.exchange(self.says)  # the countersignature
+        except SecfedError as error:
+            self.error = error
+
+    def close(self) -> None:
+        self.stopped = True
+        self.connection.close()
+        self.thread.join(30)
+        self.decisions.close()
+        self.ledger.close()
+
+
+@pytest.fixture
+def members(town: Any) -> Iterator[dict[str, Member]]:
+    """Three sites, site i with the value i + 1 in its own row alone; none has called yet."""
+    made = {}
+    for index, name in enumerate(SITES):
+        vector = np.zeros((3, 1000), np.float32)
+        vector[index] = index + 1
+        made[name] = Member(town, name, vector)
+    yield made
+    town.stop()
+    for member in made.values():
+        member.close()
+
+
+def start_job(town: Any, **changes: Any) -> None:
+    with town.connect("office") as admin:
+        admin.start_job(town.plan(**({"shapes": {"a": (3, 1000)}} | changes)))
+
+
+def refused(failure: grpc.RpcError) -> SecfedError:
+    trailing = [(item.key, item.value) for item in failure.trailing_metadata() or ()]
+    return status.restore(failure.code(), failure.details(), trailing)
+
+
+# -- rounds ------------------------------------------------------------------------------------
+
+
+def test_a_round_over_sockets_gives_the_exact_sum_to_every_member(town: Any, members: Any) -> None:
+    """Three clients on three connections: the published file, fetched by a member, holds each one's row."""
+    start_job(town)
+    for member in members.values():
+        member.thread.start()
+    for member in members.values():
+        member.thread.join(30)
+        assert member.error is None
+        assert [(end.included, end.members) for end in member.ends] == [(True, 3)]
+    (job,) = town.status().jobs
+    (ended,) = job.history
+    assert (job.state, ended.state, ended.included, ended.dropped) == ("done", "published", SITES, ())
+    result = Digest(bytes.fromhex(ended.result))
+    with town.connect("hosp-b") as member, town.connect("reviewer") as reviewer:
+        data = member.download(result)
+        with pytest.raises(SecfedError, match="this needs"):
+            reviewer.download(result)
+        with pytest.raises(ConfigError, match="no adapter or sum"):
+            member.download(Digest(bytes(32)))
+    assert adapter_digest(data) == result
+    total = load(data)["weighted_sum.a"]
+    step = 2 * 4 / (2**16 - 1)
+    assert np.allclose(total, np.repeat([[1.0], [2.0], [3.0]], 1000, axis=1), atol=3 * step)
+    folder = town.root / "out" / "sum-1" / "round-0001"
+    assert np.array_equal(load_file(folder / "sum.safetensors")["weighted_sum.a"], total)
+    assert "round 1/1  asked 3  in 3" in town.out.getvalue()
+    assert b"secfed_rounds_published_total 1.0" in page(town, "/metrics")
+
+
+def test_a_site_that_stalls_in_its_upload_is_dropped_and_named(town: Any, members: Any) -> None:
+    """It sends its first frame and no more: void with n = 3, and the reason says what happened."""
+    start_job(town, deadlines={"training_s": 60, "phase_s": 2, "upload_idle_s": 2})
+    stalled = threading.Event()
+
+    def stall(upload: Upload) -> bool:
+        def frames() -> Iterator[bytes]:
+            body = calls.encode_upload_header(calls.UploadHeader(upload.attempt, upload.statement))
+            hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest)
+            yield calls.encode_upload_frame(calls.Call(hello, body))
+            stalled.wait(20)
+
+        with town.channel("hosp-c") as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.stream_unary(service.path("Upload"))(frames(), timeout=20)
+        members["hosp-c"].failure = refused(caught.value)
+        return False
+
+    members["hosp-c"].uploading = stall
+    for member in members.values():
+        member.thread.start()
+    members["hosp-c"].thread.join(20)
+    stalled.set()
+    assert "void" in town.out.getvalue()
+    assert "hosp-c (mask: upload timeout 2 s)" in town.out.getvalue()
+    assert not (town.root / "out" / "sum-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reason"),
+    [
+        ([b"x" * 100], "a piece of 100 bytes at 0"),
+        ([b"x" * 4000], "a piece of 4000 bytes at 0"),
+        ([], "ended before its announced size"),
+    ],
+)
+def test_pieces_of_another_size_end_the_upload_and_leave_nothing(
+    town: Any, members: Any, pieces: list[bytes], reason: str
+) -> None:
+    start_job(town)
+
+    def misbehave(upload: Upload) -> bool:
+        body = calls.encode_upload_header(calls.UploadHeader(upload.attempt, upload.statement))
+        hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest)
+        frames = [calls.Call(hello, body), *(calls.Piece(0, piece) for piece in pieces)]
+        with town.channel("hosp-c") as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.stream_unary(service.path("Upload"))(map(calls.encode_upload_frame, frames), timeout=20)
+        members["hosp-c"].failure = refused(caught.value)
+        return True  # and then sends it properly
+
+    members["hosp-c"].uploading = misbehave
+    for member in members.values():
+        member.thread.start()
+    for member in members.values():
+        member.thread.join(30)
+    failure = members["hosp-c"].failure
+    assert type(failure) is PeerError
+    assert reason in str(failure)
+    assert [member.ends[0].included for member in members.values()] == [True] * 3
+    assert list((town.root / "state" / "spool").iterdir()) == []
+
+
+def test_a_second_upload_of_a_site_takes_the_first_ones_place(town: Any, members: Any) -> None:
+    """A link that died in silence does not keep its site out until a timeout."""
+    start_job(town)
+    release = threading.Event()
+    first: list[SecfedError] = []
+
+    def twice(upload: Upload) -> bool:
+        def frames() -> Iterator[bytes]:
+            body = calls.encode_upload_header(calls.UploadHeader(upload.attempt, upload.statement))
+            hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest)
+            yield calls.encode_upload_frame(calls.Call(hello, body))
+            release.wait(20)
+
+        def hang() -> None:
+            with town.channel("hosp-c") as channel:
+                try:
+                    channel.stream_unary(service.path("Upload"))(frames(), timeout=20)
+                except grpc.RpcError as failure:
+                    first.append(refused(failure))
+
+        thread = threading.Thread(target=hang)
+        thread.start()
+        while "hosp-c" not in [site for site, task in service_of(town)._uploads.items() if not task.done()]:
+            pass
+        members["hosp-c"].hanging = thread
+        return True
+
+    members["hosp-c"].uploading = twice
+    for member in members.values():
+        member.thread.start()
+    for member in members.values():
+        member.thread.join(30)
+        assert member.error is None
+        assert member.ends[0].included
+    release.set()
+    members["hosp-c"].hanging.join(20)
+    assert isinstance(first[0], NetworkError)
+
+
+def service_of(town: Any) -> Any:
+    """The running service, to see that an upload has begun."""
+    import gc
+
+    from secfed.transport.server import FederationService
+
+    return next(item for item in gc.get_objects() if isinstance(item, FederationService) and item._calls)
+
+
+# -- ports, files, logs ------------------------------------------------------------------------
+
+
+def page(town: Any, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{town.at.ops_port}{path}", timeout=5) as reply:
+        body: bytes = reply.read()
+        return body
+
+
+def test_health_and_metrics_are_on_loopback_and_nothing_else(town: Any) -> None:
+    assert (page(town, "/healthz"), page(town, "/readyz")) == (b"ok\n", b"ready\n")
+    assert b"secfed_phase" in page(town, "/metrics")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        page(town, "/etc/passwd")
+    with town.channel("reviewer") as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        reply = check(health_pb2.HealthCheckRequest(service=service.SERVICE), timeout=5)
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_busy_port_is_named(quiet_town: Any) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(PortBusyError, match=f"port {port}"):
+            quiet_town.start(listen=f"127.0.0.1:{port}")
+        with pytest.raises(PortBusyError, match=f"port {port}"):
+            quiet_town.start(ops_listen=f"127.0.0.1:{port}")
+    quiet_town.start()
+
+
+def test_a_second_daemon_on_the_same_state_is_turned_away(town: Any) -> None:
+    with pytest.raises(LockedError, match="in use by another process"):
+        from secfed.cli import build_aggregator
+
+        build_aggregator.build_daemon(town.config(), town.keys["center"], town.out)
+
+
+def test_another_members_key_does_not_serve(quiet_town: Any) -> None:
+    quiet_town.keys["center"] = quiet_town.keys["hosp-a"]
+    with pytest.raises(RosterError, match="enrolled as client"):
+        quiet_town.start()
+
+
+def test_every_request_and_refusal_is_in_the_audit_log(town: Any) -> None:
+    """Chained, signed, floods as one entry with a count."""
+    with town.connect("hosp-a") as member:
+        for _ in range(5):
+            member.status()
+    for _ in range(50):
+        with pytest.raises(grpc.RpcError):
+            town.raw("hosp-b", "StartJob", b"")
+    town.stop()
+    entries = town.audit()
+    by_kind: dict[tuple[str, str, str], int] = {}
+    for entry in entries:
+        key = (entry["who"], entry["what"], entry["outcome"].split(":")[0])
+        by_kind[key] = by_kind.get(key, 0) + entry["count"]
+    assert by_kind == {("hosp-a", "GetStatus", "ok"): 5, ("-", "StartJob", "NotPermittedError"): 50}
+    assert len(entries) < 20
+    key = town.keys["center"].signing
+    report = journal.verify(
+        town.root / "state" / "audit.jsonl",
+        digest=lambda line: digest(Label.JOURNAL_ENTRY, line),
+        verifier=lambda line, given: signing.verify(key.public, digest(Label.SIGN_AUDIT, line), given),
+    )
+    assert report.fault is None
+    assert report.head.count == len(entries)
+
+
+def test_entries_of_many_kinds_cannot_fill_the_memory(disk: Path, town: Any) -> None:
+    from datetime import UTC, datetime
+
+    log = AuditLog(disk / "audit-2.jsonl", town.keys["center"].signing, lambda: datetime.now(UTC))
+    for number in range(auditlog.KINDS_MAX + 500):
+        log.add(who="-", what="Exchange", outcome=f"E{number}", where="x")
+    log.close()
+    assert len((disk / "audit-2.jsonl").read_text().splitlines()) == auditlog.KINDS_MAX + 1
+
+
+def test_a_log_that_cannot_be_written_stops_the_daemon_within_five_seconds(
+    town: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal, "write_all", full)
+    with town.connect("hosp-a") as member:
+        member.status()
+    town.thread.join(5)
+    assert not town.thread.is_alive()
+    assert type(town.error) is AuditLogError
+    assert "No space left" in str(town.error)
+
+
+def test_a_decision_that_cannot_be_written_stops_the_daemon(
+    town: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody was told of the job; the next process starts from what is durable."""
+    from secfed.errors import StorageError
+
+    def full(*_: object) -> None:
+        raise StorageError("decisions.sqlite: database or disk is full")
+
+    monkeypatch.setattr(DecisionStore, "put", full)
+    with town.connect("office") as admin, pytest.raises(NetworkError, match="cannot write"):
+        admin.start_job(town.plan())
+    town.thread.join(10)
+    assert type(town.error) is StorageError
+    monkeypatch.undo()
+    town.start()
+    assert town.status().jobs == ()
+    start_job(town)
+    assert [job.job for job in town.status().jobs] == [JobId("sum-1")]
+
+
+# -- the process -------------------------------------------------------------------------------
+
+
+def test_the_process_says_ready_and_stops_cleanly(quiet_town: Any, until: Callable[..., None]) -> None:
+    """SIGTERM: exit code 0, systemd told of both; a second process finds nothing in its way."""
+    town = quiet_town
+    config = town.root / "aggregator.toml"
+    config.write_text(to_toml(town.config(), town.root))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(town.root / "notify"))
+        systemd.settimeout(20)
+        for _ in range(2):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "secfed", "aggregator", "run", "--config", str(config)],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                env=dict(os.environ, NOTIFY_SOCKET=str(town.root / "notify")),
+            )  # fmt: skip
+            assert systemd.recv(100) == b"READY=1"
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=20)
+            assert systemd.recv(100) == b"STOPPING=1"
+            assert process.returncode == 0, err
+            assert "port" in out
+            assert "Traceback" not in err
+
+
+def test_the_aggregators_process_loads_neither_torch_nor_an_accountant(quiet_town: Any) -> None:
+    """It wires the whole daemon, then looks at what is loaded."""
+    config = quiet_town.root / "aggregator.toml"
+    config.write_text(to_toml(quiet_town.config(), quiet_town.root))
+    program = f"""
+import io, sys
+from pathlib import Path
+from secfed.cli import build_aggregator
+from secfed.config import AggregatorConfig, load
+settings = load(Path({str(config)!r}), AggregatorConfig)
+daemon = build_aggregator.build_daemon(settings, build_aggregator.load_keys(settings, None), io.StringIO())
+daemon.rounds()
+heavy = ("torch", "opacus", "peft", "transformers", "dp_accounting", "scipy", "datasets", "matplotlib")
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_digest_of_an_upload_is_over_what_was_stored() -> None:
+    """By hand: the hash that the session compares is the plain SHA-256 of the frames put together."""
+    from secfed.ids import MemberIndex
+    from secfed.identity.signed import Signed
+    from secfed.rounds import attempt
+
+    class Written:
+        data = b""
+
+        def write(self, chunk: bytes) -> None:
+            self.data += chunk
+
+    writer: Any = Written()
+    upload = attempt.Upload(writer, ClientId("a"), Digest(bytes(32)), MemberIndex(0), Signed(b"", b""), 6)
+    upload.write(b"abc")
+    upload.write(b"def")
+    assert upload.sha256 == hashlib.sha256(b"abcdef").digest() == hashlib.sha256(writer.data).digest()
