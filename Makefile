@@ -9,6 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := $(VENV)/bin
 CORES := 2
+PIP_ARGS ?=
 
 .PHONY: demo demo-vector test lint setup setup-demo slow bench proto clean
 
@@ -44,7 +45,7 @@ setup-demo: setup setup-assets
 $(VENV)/.installed: pyproject.toml constraints/cpu.txt
 	$(PYTHON) -c 'import sys; sys.exit("secfed needs Python 3.11 or newer; call: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -e ".[dev]" -c constraints/cpu.txt
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -e ".[dev]" -c constraints/cpu.txt
 	touch $@
 
 .PHONY: setup-assets

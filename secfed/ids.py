@@ -10,7 +10,16 @@ import re
 from dataclasses import dataclass
 from typing import NewType
 
-__all__ = ["NO_DIGEST", "SITE_PATTERN", "ClientId", "Digest", "FederationId", "JobId", "MemberIndex", "RoundId"]
+__all__ = [
+    "NO_DIGEST",
+    "SITE_PATTERN",
+    "ClientId",
+    "Digest",
+    "FederationId",
+    "JobId",
+    "MemberIndex",
+    "RoundId",
+]
 
 ClientId = NewType("ClientId", str)
 """A member's name in the roster: 1 to 63 characters, see `SITE_PATTERN`."""

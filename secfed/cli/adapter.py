@@ -61,7 +61,7 @@ def fetch(
             raise ConfigError(f"{target} exists already", hint="Choose a new folder with --output.")
         aggregator = member.rosters.current.aggregator
         archive = unpack(
-            connection.download(archive_digest(result)),
+            connection.fetch_archive(archive_digest(result)),
             result=result,
             aggregator=aggregator.site,
             public=aggregator.identity_key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from datetime import UTC, datetime
@@ -134,25 +135,58 @@ def build_daemon(
     """
     make_directory(config.state_dir)
     make_directory(config.output_dir)
-    decisions = DecisionStore(config.state_dir / "decisions.sqlite")
-    roster_key = from_base64(config.roster_key, 32)
-    rosters = RosterKeeper(config.roster, roster_key, decisions)
-    now = datetime.now(UTC)
-    _check_keys(keys, rosters.current, now)
-    teller = Teller(Metrics(), out)
-    adapters = AdapterStore(config.state_dir / "adapters", digest=adapter_digest)
-    house = House(
+    with contextlib.ExitStack() as opened:
+        decisions = opened.enter_context(DecisionStore(config.state_dir / "decisions.sqlite"))
+        rosters = RosterKeeper(config.roster, from_base64(config.roster_key, 32), decisions)
+        _check_keys(keys, rosters.current, datetime.now(UTC))
+        teller = Teller(Metrics(), out)
+        house = _house(config, keys, decisions, rosters, teller)
+        audit = AuditLog(config.state_dir / "audit.jsonl", keys.signing, lambda: datetime.now(UTC))
+        opened.callback(audit.close)
+        return Daemon(
+            keys=keys,
+            rounds=lambda: AggregatorRounds(house),
+            rosters=rosters,
+            roster_file=config.roster,
+            adapters=house.adapters,
+            audit=audit,
+            resources=opened.pop_all(),
+            listen=split_address(config.listen),
+            ops_listen=split_address(config.ops_listen),
+            upload_idle_s=config.upload_idle_s,
+            reports=Reports(
+                metrics=teller.metrics.render,
+                uploaded=teller.metrics.upload_bytes.inc,
+                refused=teller.refused,
+                connected=teller.metrics.connected_clients.set,
+                roster_refused=teller.roster_refused,
+                awaiting=teller.awaiting,
+                listening=teller.listening,
+                state=lambda state: ops.notify(state, notify_socket),
+            ),
+        )
+
+
+def _house(
+    config: AggregatorConfig,
+    keys: MemberKeys,
+    decisions: DecisionStore,
+    rosters: RosterKeeper,
+    observer: Teller,
+) -> House:
+    """What the rounds are given."""
+    return House(
         site=keys.site,
         key=keys.signing,
         roster=lambda: rosters.current,
-        roster_key=roster_key,
+        roster_key=from_base64(config.roster_key, 32),
         codec=ProtoCodec(),
         decisions=decisions,
         spool=Spool(config.state_dir / "spool"),
-        adapters=adapters,
+        adapters=AdapterStore(config.state_dir / "adapters", digest=adapter_digest),
         output=config.output_dir,
         clock=SystemClock(),
-        observer=teller,
+        observer=observer,
         most=Deadlines(
             training_s=config.training_deadline_s,
             phase_s=config.phase_timeout_s,
@@ -160,27 +194,6 @@ def build_daemon(
         ),
         upload_bytes_max=config.max_upload_mib << 20,
         retain_uploads=config.retain_uploads,
-    )
-    return Daemon(
-        keys=keys,
-        rounds=lambda: AggregatorRounds(house),
-        rosters=rosters,
-        roster_file=config.roster,
-        adapters=adapters,
-        audit=AuditLog(config.state_dir / "audit.jsonl", keys.signing, lambda: datetime.now(UTC)),
-        listen=split_address(config.listen),
-        ops_listen=split_address(config.ops_listen),
-        upload_idle_s=config.upload_idle_s,
-        reports=Reports(
-            metrics=teller.metrics.render,
-            uploaded=teller.metrics.upload_bytes.inc,
-            refused=teller.refused,
-            connected=teller.metrics.connected_clients.set,
-            roster_refused=teller.roster_refused,
-            awaiting=teller.awaiting,
-            listening=teller.listening,
-            state=lambda state: ops.notify(state, notify_socket),
-        ),
     )
 
 

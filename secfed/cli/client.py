@@ -127,7 +127,7 @@ def _take_part(
     import signal
 
     from secfed.cli.build_client import open_client
-    from secfed.cli.site_lines import Lines, LogObserver
+    from secfed.cli.site_lines import Lines, Teller
     from secfed.config import ClientConfig, load
     from secfed.ids import JobId
     from secfed.telemetry import configure
@@ -138,7 +138,7 @@ def _take_part(
     with open_client(
         config,
         secrets,
-        observer=LogObserver(),
+        observer=Teller(lines),
         only=only,
         update=update,
         on_step=lines.step,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from secfed.cli.evidence import Hidden, examine, stored_uploads
 from secfed.cli.jobfile import template
-from secfed.cli.playground import Playground
+from secfed.cli.playground import Playground, Process
 from secfed.config import to_toml
 from secfed.config.job import JobFile
 from secfed.errors import ConfigError
@@ -38,6 +38,9 @@ CAP = 8.0
 
 SPLIT_SEED = 7
 """The split is the same in every run; nothing private hangs on it."""
+
+QUIET_S = 10.0
+"""A wait says where it stands at least this often."""
 
 _POLL_S = 0.05
 
@@ -84,16 +87,40 @@ def run_training(play: Playground, task: str, models: Path, say: Callable[[str],
         say(line)
     say(f"set-up         {time.monotonic() - begun:.1f} s")
     with _copies(play) as copies:
+        _watch(play, clients, material.limit_s, say)
+    failed = [client for client in clients if client.wait(1) != 0]
+    for client in failed:
+        say(f"{client.name} ended with an error:\n{client.output}")
+    return not failed and _summary(play, material, models, public, copies, say, begun)
+
+
+def _watch(
+    play: Playground, clients: Sequence[Process], limit_s: float, say: Callable[[str], object]
+) -> None:
+    """Say each site's round lines as they come, and now and then where the training stands."""
+    said = dict.fromkeys((client.name for client in clients), 0)
+    spoken = time.monotonic()
+
+    def look() -> bool:
+        nonlocal spoken
         for client in clients:
-            code = client.wait(material.limit_s)
-            if code != 0:
-                say(client.output)
-                return False
-    for client in clients:
-        for line in client.output.splitlines():
-            if line.startswith("round "):
-                say(f"  {client.name:<10} {line}")
-    return _summary(play, material, models, public, copies, say, begun)
+            lines = [line for line in client.output.splitlines() if line.startswith("round ")]
+            for line in lines[said[client.name] :]:
+                say(f"  {client.name:<12} {line}")
+                spoken = time.monotonic()
+            said[client.name] = len(lines)
+        if time.monotonic() - spoken > QUIET_S:
+            spoken = time.monotonic()
+            say("  ... " + ", ".join(f"{client.name}: {_last_line(client)}" for client in clients))
+        return all(not client.running for client in clients)
+
+    play.until(look, "the sites to finish", limit_s)
+
+
+def _last_line(client: Process) -> str:
+    """What a client said last, for people; its log lines are JSON and are left out."""
+    lines = [line for line in client.output.splitlines() if line and not line.startswith("{")]
+    return lines[-1] if lines else "starting"
 
 
 def _material(task: str, models: Path) -> _Material:
@@ -105,9 +132,9 @@ def _material(task: str, models: Path) -> _Material:
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     if task == "classify":
         said = f"{len(rows)} rated movie sentences, split {'/'.join(f'{share:.0%}' for share in SHARES)}"
-        return _Material(job, rows, None, 300.0, said)
+        return _Material(job, rows, None, 900.0, said)
     said = f"{len(rows)} conversations by person, split {'/'.join(f'{share:.0%}' for share in SHARES)}"
-    return _Material(job, rows, "person", 1200.0, said)
+    return _Material(job, rows, "person", 2400.0, said)
 
 
 def _split(play: Playground, material: _Material) -> Path:

@@ -73,6 +73,7 @@ def init(
         raise ConfigError(f"{directory} already holds a federation", hint="Choose a new folder.")
     if directory.exists():
         raise ConfigError(f"{directory} exists already", hint="Name a new folder; it is made here.")
+    _check_dialled(address)
     unsigned = to_base64(bytes(32))  # the roster key is made once everything else was checked
     aggregator = checked(
         AggregatorConfig,
@@ -168,7 +169,9 @@ def enroll(
             raise ConfigError(f"{path}: {problem.strerror}") from problem
     for each in found:
         typer.echo(f"{each.site:<24} {each.role.value:<10} {each.fingerprint}")
-    if not yes and not typer.confirm("Did each site read the same fingerprint to you by phone?", err=True):
+    if not yes and not typer.confirm(
+        "Did each site read the same fingerprint to you by phone?", prompt_suffix="\n ", err=True
+    ):
         raise AuthenticationError(
             "the fingerprints were not confirmed, and nobody was enrolled",
             hint="Call each site; if a fingerprint differs, have the site send its public file again.",
@@ -181,6 +184,7 @@ def enroll(
         for each in found:
             roster = membership.rotate(roster, key, each, now=now)
     else:
+        _refuse_enrolled(roster, found)
         roster = membership.enroll(roster, key, found, now=now, corrupt=corrupt)
     invites = {
         directory / INVITES / f"{each.site}.invite": invite.create(key, roster, each.site, where)
@@ -233,6 +237,19 @@ def _open(directory: Path, passphrase: str | None) -> tuple[SigningKey, Roster]:
     return key, rosters.verify(data, key.public)
 
 
+def _refuse_enrolled(roster: Roster, found: list[Enrolment]) -> None:
+    """Name the site that is there already, and the way to new keys."""
+    from secfed.errors import RosterError
+
+    active = {member.site for member in roster.members if member.active}
+    for each in found:
+        if each.site in active:
+            raise RosterError(
+                f"{each.site} is enrolled already",
+                hint="Give --rotate if it brings new keys; revoke it first if it is another site.",
+            )
+
+
 def _publish(directory: Path, roster: Roster) -> None:
     from secfed.store import files
 
@@ -241,19 +258,26 @@ def _publish(directory: Path, roster: Roster) -> None:
 
 def _dialled(address: str | None, directory: Path) -> str:
     """The address for the invites: the one that was given, else the aggregator's own."""
-    from secfed.config import AggregatorConfig, load, split_address
+    from secfed.config import AggregatorConfig, load
+
+    if address is not None:
+        _check_dialled(address)
+        return address
+    config = load(directory / AGGREGATOR_FILE, AggregatorConfig)
+    return config.advertise or config.listen
+
+
+def _check_dialled(address: str) -> None:
+    """Whether sites can dial what --address says."""
+    from secfed.config import split_address
     from secfed.errors import ConfigError
 
-    if address is None:
-        config = load(directory / AGGREGATOR_FILE, AggregatorConfig)
-        return config.advertise or config.listen
     try:
         port = split_address(address)[1]
     except ValueError as problem:
         raise ConfigError(f"--address {address!r}: {problem}") from problem
     if port == 0:
         raise ConfigError(f"--address {address!r}: an address to dial needs its port")
-    return address
 
 
 def _say_what_holds(roster: Roster) -> None:

@@ -49,14 +49,17 @@ def template(kind: str) -> JobFile:
         return JobFile(
             name="classify",
             rounds=3,
+            bits=20,
             training=TrainingSection(
                 trainer="classify",
                 base_model="sentence-transformers/all-MiniLM-L6-v2",
                 target_modules=("query", "value"),
+                optimizer="sgd",
+                learning_rate=1.0,
                 labels=("negative", "positive"),
             ),
             privacy=PrivacySection(
-                unit="record", nominal_units=2500, batch=64.0, noise_multiplier=0.8, delta=1e-5
+                unit="record", nominal_units=3000, batch=64.0, noise_multiplier=0.75, delta=1e-6
             ),
         )
     if kind == "sft":
@@ -139,6 +142,9 @@ def _training_plan(job: JobFile, section: TrainingSection, models: Path, shared:
         labels=section.labels,
     )
     shapes = schema(spec, folder)
+    for module in section.target_modules:
+        if not any(f".{module}.lora_" in f".{name}" for name in shapes):
+            raise ConfigError(f"no linear layer of {section.base_model} is called {module!r}")
     train = TrainSpec(
         trainer=section.trainer,
         strategy=section.strategy,
@@ -148,6 +154,7 @@ def _training_plan(job: JobFile, section: TrainingSection, models: Path, shared:
         learning_rate=_decimal(section.learning_rate),
         optimizer=section.optimizer,
         max_length=section.max_length,
+        plain_batch=section.plain_batch,
         adapter=shapes,
         labels=section.labels,
         seed=secrets.token_hex(32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,13 +71,12 @@ def verify(
 def _head(text: str | None) -> Head | None:
     """Read `ENTRIES:DIGEST`."""
     from secfed.errors import ConfigError
-    from secfed.ids import Digest
+    from secfed.ids import NO_DIGEST, Digest
     from secfed.store.journal import Head
 
     if text is None:
         return None
-    try:
-        count, digest = text.split(":")
-        return Head(int(count), Digest(bytes.fromhex(digest)))
-    except ValueError as problem:
-        raise ConfigError(f"--head is ENTRIES:DIGEST, not {text[:80]!r}") from problem
+    count, _, digest = text.partition(":")
+    if not re.fullmatch(rf"[0-9]{{1,18}}:[0-9a-f]{{{2 * len(NO_DIGEST)}}}", text):
+        raise ConfigError(f"--head is ENTRIES:DIGEST, not {text[:80]!r}")
+    return Head(int(count), Digest(bytes.fromhex(digest)))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from secfed.rounds.client import RoundEnd
     from secfed.rounds.conversation import Awaited
 
-__all__ = ["Lines", "LogObserver", "epsilon_words", "round_words"]
+__all__ = ["Lines", "Teller", "epsilon_words", "round_words"]
 
 QUIET_S = 5.0
 """Off a terminal, progress is at most one line in so many seconds."""
@@ -81,13 +81,13 @@ class Lines:
             self._drawn = False
 
 
-class LogObserver:
-    """Hands what happens in rounds to the log."""
+class Teller:
+    """Hands what happens in rounds to the log, and what a person should know to the terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Lines) -> None:
         import structlog
 
-        self._log = structlog.get_logger("client")
+        self._lines, self._log = lines, structlog.get_logger("client")
 
     def note(
         self, event: str, *, job: JobId | None = None, site: ClientId | None = None, **facts: object
@@ -98,3 +98,15 @@ class LogObserver:
             self._log.warning(event, **named, **facts)
         else:
             self._log.info(event, **named, **facts)
+        if event == "accepted":
+            self._lines.say(_accepted_words(job, **facts))
+
+
+def _accepted_words(
+    job: JobId | None, *, rounds: object, epsilon_by_plan: object, rounds_within_budget: object
+) -> str:
+    """What a job will cost, before it starts."""
+    cost = f"job {job}  accepted  {rounds} rounds cost epsilon {epsilon_by_plan} by plan"
+    if rounds_within_budget == rounds:
+        return cost
+    return f"{cost}  the budget ends after round {rounds_within_budget}"

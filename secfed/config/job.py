@@ -57,6 +57,9 @@ class TrainingSection(Section):
     learning_rate: _Positive = Field(0.01, description="Of the optimiser, after the noise.")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd.")
     max_length: StrictInt = Field(64, ge=1, le=32768, description="Longest row in tokens.")
+    plain_batch: StrictInt = Field(
+        16, ge=1, le=65_536, description="Units of a step if there is no [privacy] section; else unused."
+    )
     labels: tuple[StrictStr, ...] = Field((), description="Class names in order (classify).")
 
     @model_validator(mode="after")

@@ -52,6 +52,7 @@ class Label(Enum):
     BLOB = b"secfed/1/key/recovery-blob"
     CONTRIBUTION_KEY = b"secfed/1/key/contribution-digest"
     FFA_FROZEN_A = b"secfed/1/key/ffa-frozen-a"
+    UNIT_RECORDS = b"secfed/1/key/unit-records"
     STREAM_NOISE = b"secfed/1/key/stream-noise"
     STREAM_SAMPLING = b"secfed/1/key/stream-sampling"
     STREAM_ROUNDING = b"secfed/1/key/stream-rounding"

@@ -34,7 +34,10 @@ from secfed.ids import NO_DIGEST, ClientId, Digest, FederationId
 from secfed.store import jsontext
 from secfed.store.jsontext import Json
 
-__all__ = ["DEFAULT_MIN_COHORT", "Member", "Roster", "RosterPin", "Status", "publish", "verify"]
+__all__ = [
+    "DEFAULT_MIN_COHORT", "Member", "Roster", "RosterPin", "RosterRolledBackError", "Status", "publish",
+    "verify",
+]  # fmt: skip
 
 DEFAULT_MIN_COHORT: Final = 3
 """Fewest members whose sum may be opened; also the least that a roster may ask for."""
@@ -181,6 +184,10 @@ class Roster:
         return found[0]
 
 
+class RosterRolledBackError(RosterError):
+    """A roster of a lower version than one that was accepted before."""
+
+
 @dataclass(frozen=True, slots=True)
 class RosterPin:
     """The newest roster that a member has accepted; stored, so that none before it is taken again."""
@@ -197,10 +204,11 @@ class RosterPin:
         """The pin after this roster; unchanged if it is the same one.
 
         Raises:
-            RosterError: A lower version (rolled back), or the same with other content (forked).
+            RosterRolledBackError: A lower version.
+            RosterError: The same version with other content (forked).
         """
         if roster.version < self.version:
-            raise RosterError(
+            raise RosterRolledBackError(
                 f"roster version {roster.version} is older than version {self.version}, already accepted"
             )
         if roster.version == self.version and roster.digest != self.digest:

@@ -9,6 +9,7 @@ new reservation, within the number of rounds that the plan and the policy agreed
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from secfed.errors import (
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId, RoundId
 from secfed.privacy import budget
 from secfed.privacy.entries import Reserved
-from secfed.privacy.events import NonPrivate
+from secfed.privacy.events import Event, NonPrivate
 from secfed.privacy.ledger import Ledger
 from secfed.rounds import policy, proposal
 from secfed.rounds.contribution import Contribution, ContributionStore, Sending, encode
@@ -160,7 +161,7 @@ class Admission:
         if self._record.is_closed(round_id):
             raise RoundAbortedError(f"round {round_id} is over for this site")
         contributor = self._site.contributor(job.plan)
-        self._accept(job, contributor)
+        self._accept(job, contributor.planned_event(job.plan))
         contributor.check(job.plan)
         self._bind(job, round_)
         base = self._base(job, round_)
@@ -184,22 +185,25 @@ class Admission:
             raise PeerError(f"round {round_id}: a trained job has a base adapter, a vector job none")
 
     def _resume(self, job: JobProposal, round_: RoundProposal, stored: Contribution) -> Held:
-        """Go on with a contribution that survived; it was charged when it was made."""
+        """Go on with a contribution that survived; it was charged when it was made.
+
+        The policy is asked again: its owner may have changed it meanwhile.
+        """
         if stored.round_plan != round_.digest:
             raise PeerError(f"round {stored.round_id} was offered before with another plan")
         ledger, number = self._site.ledger(job.plan), round_.plan.round
         charged = [charge for charge in _charges(ledger, job.job) if charge.round == number]
         if not charged:
             raise LedgerError(f"the contribution to round {stored.round_id} exists, but was never charged")
+        self._accept(job, charged[-1].event)
         ledger.resume(job.job, number, job.digest, charged[-1].event)
         return Held(job, round_, stored, ledger)
 
-    def _accept(self, job: JobProposal, contributor: Contributor) -> None:
+    def _accept(self, job: JobProposal, event: Event) -> None:
         """Hold the plan against the policy, once; every round of it is the same plan."""
         if job.digest in self._accepted:
             return
         site, plan = self._site, job.plan
-        event = contributor.planned_event(plan)
         floor = site.rosters.current.min_cohort
         cost = policy.accept(site.policy, plan, event, min_cohort=floor, policy_digest=site.policy_digest)
         fitting = plan.rounds
@@ -209,7 +213,11 @@ class Admission:
             left = max(0, plan.rounds - len(_charges(ledger, job.job)))
             fitting = plan.rounds - left + budget.rounds_that_fit(ledger.state, event, left)
         site.observer.note(
-            "accepted", job=job.job, rounds=plan.rounds, epsilon_by_plan=cost, rounds_within_budget=fitting
+            "accepted",
+            job=job.job,
+            rounds=plan.rounds,
+            epsilon_by_plan="infinite" if math.isinf(cost) else f"{cost:.3f}",
+            rounds_within_budget=fitting,
         )
         self._accepted.add(job.digest)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from secfed.crypto.labels import Label
 from secfed.errors import ConfigError, EncodingError, LedgerError, PeerError, RoundAbortedError
@@ -16,7 +17,8 @@ from secfed.identity import signed
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
 from secfed.rounds import standing
-from secfed.rounds.attempt import Upload, discard_uploads, params_for
+from secfed.rounds.archive import archive_digest
+from secfed.rounds.attempt import Upload, discard_uploads, params_for, upload_name
 from secfed.rounds.exchange import (
     Answer,
     Ask,
@@ -114,11 +116,14 @@ class AggregatorRounds:
         """A call of this site ends; `broken` if the other side cut it off."""
         self._presence.leave(site, self._house.clock.monotonic(), broken=broken)
 
-    def hear(self, site: ClientId, said: Said, *, ledger: Head | None = None) -> None:
+    def hear(self, site: ClientId, said: Said, *, ledger: Head | None = None) -> bool:
         """One client says where it stands, answers, or refuses.
 
         Args:
             ledger: Head of its ledger, as its hello had it.
+
+        Returns:
+            Whether this was its last word on a round, after which it may want to leave.
 
         Raises:
             LedgerError: Its ledger is behind what was seen of it before.
@@ -138,6 +143,7 @@ class AggregatorRounds:
             case _:
                 self._pass_on(site, said)
         self._settle()
+        return isinstance(said, Answer | Refused) and said.attempt in self._ended
 
     def _pass_on(self, site: ClientId, said: Said) -> None:
         if self._open is not None and site in self._open.seats:
@@ -249,6 +255,8 @@ class AggregatorRounds:
         """All pieces are committed."""
         if self._open is not None:
             self._open.finish_upload(upload)
+        else:
+            self._house.spool.discard(upload_name(upload.h, upload.member))
         self._settle()
 
     # -- time, roster, work --------------------------------------------------------------------
@@ -414,6 +422,13 @@ class AggregatorRounds:
         self._settle()
         return self._told(job)
 
+    def archived(self, digest: Digest) -> Path | None:
+        """The folder of the published round that is asked for by its archive's digest, or None."""
+        for job, ending in self._ended.values():
+            if ending.published and archive_digest(ending.result) == digest:
+                return round_folder(self._house.output, job.id, ending.round)
+        return None
+
     def announced(self, digest: Digest) -> bool:
         """Whether this is a result that was told to members, or the base of the open round."""
         return digest in self._results or (self._open is not None and self._open.proposal.base == digest)
@@ -470,13 +485,13 @@ class AggregatorRounds:
         round_ = self._open
         if round_ is None or round_.live is not None:
             return
-        if round_.overdue:
-            self._pause_overdue(round_)
+        stuck = round_.stuck()
+        if stuck:
+            self._pause(round_, f"round {round_.proposal.plan.round}: {stuck}")
         else:
             round_.try_attempt()
 
-    def _pause_overdue(self, round_: OpenRound) -> None:
-        reason = f"round {round_.proposal.plan.round}: {round_.awaited(self._house.clock.monotonic())}"
+    def _pause(self, round_: OpenRound, reason: str) -> None:
         self._book.command(round_.job, "pause", by=self._house.site, reason=reason)
         self._changes.note("job", job=round_.job.id, state="paused", reason=reason)
         self._open = None

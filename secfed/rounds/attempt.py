@@ -252,7 +252,9 @@ class LiveAttempt:
             self.lose(site, str(error))
             raise
         self._progress[member] = self._house.clock.monotonic()
-        writer = self._house.spool.writer(upload_name(self.h, member))
+        name = upload_name(self.h, member)
+        self._house.spool.discard(name)  # whole, but its end was never heard: it comes again
+        writer = self._house.spool.writer(name)
         return Upload(writer, site, self.h, member, statement, masked.size_bytes)
 
     def progress(self, member: MemberIndex) -> None:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from secfed.errors import NetworkError, PeerError, RoundAbortedError, SecfedError, StorageError
-from secfed.identity.signed import Signed
-from secfed.ids import Digest
 from secfed.rounds.client import ClientRounds, RoundEnd, Upload
 from secfed.rounds.exchange import Said, Told, Wait
+from secfed.rounds.ports import Link
 
-__all__ = ["Awaited", "DeclinedRound", "Fact", "Setback", "TakesPart", "take_part"]
+__all__ = ["Awaited", "DeclinedRound", "Fact", "Setback", "take_part"]
 
 PAUSE_FIRST_S, PAUSE_MOST_S = 1.0, 30.0
 """Pauses after a setback, doubling: a peer that errs every time must not keep this site busy."""
@@ -48,17 +46,7 @@ class Setback:
 Fact = Awaited | DeclinedRound | RoundEnd | Setback
 
 
-class TakesPart(Protocol):
-    """The part of the Link port that a conversation uses."""
-
-    def exchange(self, said: Said) -> Told:
-        """Say something, wait for what comes next."""
-
-    def upload(self, attempt: Digest, statement: Signed, packed: bytes) -> Told:
-        """Send a masked vector; returns once it is durable on the other side."""
-
-
-def take_part(rounds: ClientRounds, link: TakesPart, sleep: Callable[[float], None]) -> Iterator[Fact]:
+def take_part(rounds: ClientRounds, link: Link, sleep: Callable[[float], None]) -> Iterator[Fact]:
     """Take part in rounds, for as long as the caller asks for the next fact.
 
     Args:
@@ -95,7 +83,7 @@ def take_part(rounds: ClientRounds, link: TakesPart, sleep: Callable[[float], No
             yield Awaited(told.what, told.remaining_s)
 
 
-def _say(link: TakesPart, saying: Said | Upload) -> Told | SecfedError:
+def _say(link: Link, saying: Said | Upload) -> Told | SecfedError:
     """What was told; or the error, once what is due has been said."""
     try:
         if isinstance(saying, Upload):

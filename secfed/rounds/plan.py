@@ -74,6 +74,7 @@ class TrainSpec(_Frozen):
 
     Attributes:
         steps: Local optimiser steps a round; an empty Poisson batch is a step too.
+        plain_batch: Units of a step in a job without differential privacy.
         adapter: Names and shapes of the whole adapter, frozen arrays included; the plan's
             `shapes` are the strategy's choice of them.
         labels: Class names in order, for `classify`; they come from here, never from data.
@@ -88,6 +89,7 @@ class TrainSpec(_Frozen):
     learning_rate: DecimalText
     optimizer: Literal["adamw", "sgd"] = "adamw"
     max_length: int = Field(128, ge=1, le=32_768)
+    plain_batch: int = Field(16, ge=1, le=65_536)
     adapter: dict[str, tuple[int, ...]] = Field(min_length=1)
     labels: tuple[str, ...] = ()
     seed: HexDigest

@@ -55,6 +55,7 @@ class SeatState(Enum):
     OFFERED = "preparing"
     READY = "ready"
     DECLINED = "declined"
+    ELSEWHERE = "takes part in another job only"
 
 
 @dataclass(slots=True)
@@ -63,7 +64,6 @@ class Seat:
 
     state: SeatState
     since: float
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class OpenRound:
                     self._present(site, "")
             case Declined(job, number):
                 if (job, number) == (self.job.id, self.proposal.plan.round):
-                    self._seat(site, SeatState.DECLINED, "declined")
+                    self._seat(site, SeatState.DECLINED)
             case Answer(h, reply):
                 if self._is_live(h):
                     self._move(lambda live: live.answer(site, reply))
@@ -178,11 +178,11 @@ class OpenRound:
         """Nothing is on offer there: it never was, or its process was restarted."""
         state = self.seats[site].state
         if only not in ("", self.job.id):
-            self._seat(site, SeatState.DECLINED, f"takes part in job {only} only")
+            self._seat(site, SeatState.ELSEWHERE)
         elif state is SeatState.READY:
             self._seat(site, SeatState.ASKED)
             self._lose(site, "its process was restarted")
-        elif state is SeatState.DECLINED and self.seats[site].reason != "declined":
+        elif state is SeatState.ELSEWHERE:
             self._seat(site, SeatState.ASKED)
 
     def offered(self, site: ClientId) -> None:
@@ -190,10 +190,9 @@ class OpenRound:
         if self.seats[site].state is SeatState.ASKED:
             self._seat(site, SeatState.OFFERED)
 
-    def _seat(self, site: ClientId, state: SeatState, reason: str = "") -> None:
-        seat = self.seats[site]
-        if (seat.state, seat.reason) != (state, reason):
-            self.seats[site] = Seat(state, self._house.clock.monotonic(), reason)
+    def _seat(self, site: ClientId, state: SeatState) -> None:
+        if self.seats[site].state is not state:
+            self.seats[site] = Seat(state, self._house.clock.monotonic())
             if state in (SeatState.READY, SeatState.DECLINED):
                 self._house.observer.note(
                     state.value, job=self.job.id, site=site, round=self.proposal.plan.round
@@ -255,11 +254,19 @@ class OpenRound:
             return "the next attempt follows in a moment"
         return ""
 
-    @property
-    def overdue(self) -> bool:
-        """Whether the deadline passed without a cohort."""
+    def stuck(self) -> str:
+        """Why no cohort can come together: the deadline passed, or too many declined. Empty if one may."""
         now = self._house.clock.monotonic()
-        return self.live is None and self.aborted is None and now >= self.deadline and bool(self.awaited(now))
+        if self.live is not None or self.aborted is not None:
+            return ""
+        declined = [site for site, seat in self.seats.items() if seat.state is SeatState.DECLINED]
+        willing = min(len(self.seats) - len(declined), COMPLETE_GRAPH_MAX)
+        try:
+            params_for(self._house, self.job, willing)
+        except InfeasibleCohortError as error:
+            if declined:
+                return f"{error}; {_sites('declined by', declined)}"
+        return self.awaited(now) if now >= self.deadline else ""
 
     def extend(self) -> None:
         """Start the training deadline again."""
@@ -353,8 +360,8 @@ class OpenRound:
         reasons: dict[ClientId, str] = {}
         for site, seat in self.seats.items():
             match seat.state:
-                case SeatState.DECLINED:
-                    reasons[site] = seat.reason
+                case SeatState.DECLINED | SeatState.ELSEWHERE:
+                    reasons[site] = seat.state.value
                 case SeatState.READY:
                     reasons[site] = "ready, but not connected when the cohort was frozen"
                 case SeatState.ASKED:

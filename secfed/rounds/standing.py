@@ -11,7 +11,7 @@ from secfed.ids import ClientId
 from secfed.rounds.exchange import JobState, MemberState, RoundState, StatusReply
 from secfed.rounds.jobs import Ending, Job
 from secfed.rounds.publish import epsilon_by_plan
-from secfed.rounds.round import OpenRound, SeatState
+from secfed.rounds.round import OpenRound
 
 __all__ = ["awaited", "job_state", "remaining_s", "round_state", "status"]
 
@@ -84,8 +84,6 @@ def _members(round_: OpenRound, now: float) -> tuple[MemberState, ...]:
             word = f"{live.session.phase.value}: awaited"
         elif live is not None and site in live.cohort:
             word = f"{live.session.phase.value}: done"
-        elif seat.state is SeatState.DECLINED and seat.reason:
-            word = seat.reason
         members.append(MemberState(site, word, max(0, int(now - seat.since))))
     return tuple(members)
 

@@ -5,8 +5,8 @@ dropped with its phase and reason; the attempt goes on while the survivors' floo
 it is void. Before it asks for signatures it makes the survivor list durable, before it asks
 for shares the signatures, so that a restart asks the identical thing.
 
-Everything is an event: `receive` for a message, `drop` for a lost member, `close_phase` for a
-deadline. `ask` says what a member must be asked now.
+Everything is an event: `receive` for a message, `drop` for a member that is lost or late. `ask`
+says what a member must be asked now.
 """
 
 from __future__ import annotations
@@ -18,28 +18,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secfed.crypto import agreement
 from secfed.crypto.kdf import digest
 from secfed.crypto.labels import Label
 from secfed.encoding import ring
-from secfed.errors import PeerError, RoundAbortedError, StorageError, UnexpectedMessageError
-from secfed.identity import signed
+from secfed.errors import RoundAbortedError, StorageError, UnexpectedMessageError
 from secfed.identity.signed import Signed
 from secfed.ids import ClientId, Digest, MemberIndex
 from secfed.secagg import derive, masking, transcript
-from secfed.secagg.frozen import Frozen, Owner, Signatures, Uploads
+from secfed.secagg.collected import Collected
+from secfed.secagg.frozen import Frozen, Signatures, Uploads
 from secfed.secagg.manifest import Manifest, attempt_digest
 from secfed.secagg.messages import (
-    Advert,
     Adverts,
     Bundle,
-    BundleItem,
     Bundles,
-    CiphertextIndex,
     CiphertextList,
     Ciphertexts,
     Codec,
-    Confirm,
     ConfirmRequest,
     DeliveredBundle,
     DeliveredCiphertexts,
@@ -49,8 +44,6 @@ from secfed.secagg.messages import (
     Phase,
     Reply,
     Request,
-    ShareAnswers,
-    ShareIndex,
     SignedReply,
     UnmaskRequest,
 )
@@ -103,21 +96,16 @@ class AggregatorSession:
         record: AggregatorRecord,
         uploads: Uploads,
     ) -> None:
-        self._codec, self._record, self._uploads, self._members = codec, record, uploads, members
+        self._record, self._uploads = record, uploads
         self.signed_manifest = manifest
         self.manifest = codec.decode(Manifest, manifest.statement)
         self.h = attempt_digest(manifest.statement)
         self.params = params
+        self._collected = Collected(self.manifest, self.h, members, codec)
         self.phase = Phase.ADVERTISE
         self._expected = frozenset(MemberIndex(i) for i in range(params.clients))
         self._dropped: dict[MemberIndex, Dropped] = {}
         self._lost: list[Dropped] = []
-        self._adverts: dict[MemberIndex, Signed] = {}
-        self._lists: dict[MemberIndex, CiphertextList] = {}
-        self._bundles: dict[MemberIndex, Bundle] = {}
-        self._masked: dict[MemberIndex, MaskedStatement] = {}
-        self._signatures: dict[MemberIndex, bytes] = {}
-        self._answers: dict[MemberIndex, ShareAnswers] = {}
         self._frozen: Frozen | None = None
         self._certified: Signatures | None = None
 
@@ -145,6 +133,8 @@ class AggregatorSession:
     @property
     def waiting_for(self) -> tuple[ClientId, ...]:
         """Members whose reply of this phase is awaited."""
+        if self.ready:
+            return ()
         return tuple(self.site(member) for member in sorted(self._expected - self._received().keys()))
 
     @property
@@ -153,38 +143,24 @@ class AggregatorSession:
         return self.phase is Phase.DONE
 
     def _received(self) -> Mapping[MemberIndex, object]:
-        match self.phase:
-            case Phase.ADVERTISE:
-                return self._adverts
-            case Phase.ENCAPSULATE:
-                return self._lists
-            case Phase.SHARE:
-                return self._bundles
-            case Phase.MASK:
-                return self._masked
-            case Phase.CONFIRM:
-                return self._signatures
-            case Phase.UNMASK:
-                return self._answers
-            case Phase.DONE:
-                return dict.fromkeys(self._expected)
+        return self._collected.of(self.phase)
 
     # -- what a member is asked ----------------------------------------------------------------
 
     def ask(self, member: MemberIndex) -> Request | None:
         """What this member must be asked now; None if it owes nothing in this phase."""
-        if member not in self._expected or member in self._received():
+        if member not in self._expected or member in self._received() or self.ready:
             return None
         match self.phase:
             case Phase.ADVERTISE:
                 return OpenAttempt(self.signed_manifest)
             case Phase.ENCAPSULATE:
-                return Adverts(tuple((other, self._adverts[other]) for other in sorted(self._adverts)))
+                return Adverts(tuple(sorted(self._collected.adverts.items())))
             case Phase.SHARE:
                 return Ciphertexts(
                     tuple(
                         DeliveredCiphertexts(other, item.index, item.ciphertexts.get(member))
-                        for other, item in sorted(self._lists.items())
+                        for other, item in sorted(self._collected.lists.items())
                         if other != member
                     )
                 )
@@ -192,7 +168,7 @@ class AggregatorSession:
                 return Bundles(
                     tuple(
                         DeliveredBundle(other, bundle.index, bundle.items.get(member))
-                        for other, bundle in sorted(self._bundles.items())
+                        for other, bundle in sorted(self._collected.bundles.items())
                         if other != member
                     )
                 )
@@ -217,19 +193,19 @@ class AggregatorSession:
         """
         if member not in self._expected:
             raise UnexpectedMessageError(f"{self.site(member)} owes nothing in phase {self.phase.value}")
-        if member in self._received():
-            return  # the same reply again after a lost acknowledgement
+        if member in self._received() or self.ready:
+            return  # the same reply again after a lost acknowledgement, or one that is not needed any more
         match self.phase, reply:
             case Phase.ADVERTISE, SignedReply():
-                self._take_advert(member, reply.statement)
+                self._collected.take_advert(member, reply.statement)
             case Phase.ENCAPSULATE, CiphertextList():
-                self._take_ciphertexts(member, reply)
+                self._collected.take_ciphertexts(member, reply)
             case Phase.SHARE, Bundle():
-                self._take_bundle(member, reply)
+                self._collected.take_bundle(member, reply)
             case Phase.CONFIRM, SignedReply():
-                self._take_signature(member, reply.statement)
+                self._collected.take_signature(member, reply.statement, self._frozen_now())
             case Phase.UNMASK, SignedReply():
-                self._take_shares(member, reply.statement)
+                self._collected.take_shares(member, reply.statement, self._frozen_now())
             case _:
                 raise UnexpectedMessageError(
                     f"a {type(reply).__name__} came in phase {self.phase.value}", culprits=[self.site(member)]
@@ -238,7 +214,7 @@ class AggregatorSession:
 
     def expects_upload(self, member: MemberIndex) -> bool:
         """Whether this member's masked vector is awaited."""
-        return self.phase is Phase.MASK and member in self._expected and member not in self._masked
+        return self.phase is Phase.MASK and member in self._expected and member not in self._received()
 
     def check_upload(self, member: MemberIndex, statement: Signed) -> MaskedStatement:
         """Verify what a member says of its masked vector, before the first frame is taken.
@@ -246,14 +222,7 @@ class AggregatorSession:
         Raises:
             PeerError: Signature, size or a complaint is wrong.
         """
-        masked = self._codec.decode(MaskedStatement, self._open(statement, Label.SIGN_MASKED, member))
-        if masked.size_bytes != self.manifest.packed_bytes:
-            raise PeerError(
-                "a masked vector has another size than the manifest says", culprits=[self.site(member)]
-            )
-        if not set(masked.complaints) <= self._bundles.keys() - {member}:
-            raise PeerError("a complaint names a member without a bundle", culprits=[self.site(member)])
-        return masked
+        return self._collected.check_masked(member, statement)
 
     def receive_upload(self, member: MemberIndex, statement: Signed, sha256: bytes) -> None:
         """A masked vector lies complete and durable in `uploads`.
@@ -266,10 +235,7 @@ class AggregatorSession:
         """
         if not self.expects_upload(member):
             return
-        masked = self.check_upload(member, statement)
-        if not derive.same(masked.vector, derive.vector_digest(self.h, member, sha256)):
-            raise PeerError("a masked vector is not the one that was signed", culprits=[self.site(member)])
-        self._masked[member] = masked
+        self._collected.take_masked(member, statement, sha256)
         self._advance_if_complete()
 
     def drop(self, member: MemberIndex, reason: str) -> None:
@@ -288,23 +254,10 @@ class AggregatorSession:
             self._lost.append(loss)
         else:
             self._dropped[member] = loss
+            self._collected.forget(member, self.phase)
         self._expected -= {member}
-        self._forget(member)
         self._check_floor()
         self._advance_if_complete()
-
-    def close_phase(self) -> None:
-        """The deadline of this phase: whoever has not replied is dropped with that reason."""
-        for member in sorted(self._expected - self._received().keys()):
-            if not self.ready:
-                self.drop(member, f"no answer in phase {self.phase.value} before its deadline")
-
-    def _forget(self, member: MemberIndex) -> None:
-        """What a member lost in this phase had sent in it is not used."""
-        if not self.frozen:
-            for phase, store in ((Phase.ADVERTISE, self._adverts), (Phase.MASK, self._masked)):
-                if self.phase is phase:
-                    store.pop(member, None)
 
     def _check_floor(self) -> None:
         if len(self._expected) >= self.params.floor:
@@ -335,7 +288,9 @@ class AggregatorSession:
             case Phase.ENCAPSULATE:
                 self.phase = Phase.SHARE
             case Phase.SHARE:
-                self._compare_edges()
+                reason = self._collected.dispute()
+                if reason is not None:
+                    raise AttemptVoidError(reason)
                 self.phase = Phase.MASK
             case Phase.MASK:
                 self._freeze()
@@ -346,79 +301,14 @@ class AggregatorSession:
             case Phase.DONE:
                 pass
 
-    # -- verifying replies ---------------------------------------------------------------------
-
-    def _open(self, item: Signed, label: Label, member: MemberIndex) -> bytes:
-        site = self.site(member)
-        return signed.open_(item, self._members[site], label, context=self.h, sender=site, recipient=None)
-
-    def _take_advert(self, member: MemberIndex, item: Signed) -> None:
-        advert = self._codec.decode(Advert, self._open(item, Label.SIGN_ADVERT, member))
-        agreement.check_public(agreement.AgreementPublic(advert.x25519, advert.mlkem))
-        for other in self._adverts.values():
-            taken = self._codec.decode(Advert, other.statement)
-            if advert.x25519 == taken.x25519 or advert.mlkem == taken.mlkem:
-                raise PeerError("an ephemeral key repeats another member's", culprits=[self.site(member)])
-        self._adverts[member] = item
-
-    def _take_ciphertexts(self, member: MemberIndex, reply: CiphertextList) -> None:
-        index = self._codec.decode(CiphertextIndex, self._open(reply.index, Label.SIGN_CIPHERTEXTS, member))
-        digests = {entry.member: entry.digest for entry in index.items}
-        wanted = {other for other in self._adverts if other > member}
-        if digests.keys() != wanted or reply.ciphertexts.keys() != wanted:
-            raise PeerError(
-                "a ciphertext list is not for the higher-numbered members", culprits=[self.site(member)]
-            )
-        for other, ciphertext in reply.ciphertexts.items():
-            if derive.item_digest(self.h, member, other, ciphertext) != digests[other]:
-                raise PeerError("a ciphertext is not the one that was signed", culprits=[self.site(member)])
-        self._lists[member] = reply
-
-    def _take_bundle(self, member: MemberIndex, reply: Bundle) -> None:
-        index = self._codec.decode(ShareIndex, self._open(reply.index, Label.SIGN_BUNDLE, member))
-        digests = {entry.member: entry.digest for entry in index.items}
-        wanted = self._lists.keys() - {member}
-        if digests.keys() != wanted or reply.items.keys() != wanted:
-            raise PeerError(
-                "a bundle is not for the members that agreed on keys", culprits=[self.site(member)]
-            )
-        for other, item in reply.items.items():
-            if derive.item_digest(self.h, member, other, derive.bundle_item_bytes(item)) != digests[other]:
-                raise PeerError("a bundle item is not the one that was signed", culprits=[self.site(member)])
-        if derive.item_digest(self.h, member, member, reply.blob) != index.blob:
-            raise PeerError("a recovery blob is not the one that was signed", culprits=[self.site(member)])
-        self._bundles[member] = reply
-
-    def _compare_edges(self) -> None:
-        """Both ends of every edge must commit to one mask, or the sum would be wrong in silence."""
-        for low, bundle in self._bundles.items():
-            for high, item in bundle.items.items():
-                if low < high and high in self._bundles and item.edge != self._bundles[high].items[low].edge:
-                    pair = f"{self.site(low)} and {self.site(high)}"
-                    raise AttemptVoidError(f"{pair} commit to different masks for their edge")
-
     # -- freeze and certify --------------------------------------------------------------------
 
     def _freeze(self) -> None:
         """Make the survivor list durable, with all that a restart needs to finish."""
-        survivors = tuple(sorted(self._masked))
-        self._refuse_complaints(survivors)
-        t = transcript.transcript(
-            self.h,
-            {member: item.statement for member, item in self._adverts.items()},
-            {member: item.index.statement for member, item in self._lists.items()},
-            {member: item.index.statement for member, item in self._bundles.items()},
-        )
-        owners = {
-            member: Owner(
-                holders=tuple(sorted(bundle.items)),
-                commitments={other: _commitments(item) for other, item in bundle.items.items()},
-                blob=bundle.blob,
-            )
-            for member, bundle in self._bundles.items()
-        }
-        vectors = {member: self._masked[member].vector for member in survivors}
-        frozen = Frozen(vectors, t, owners, self.dropped)
+        reason = self._collected.bad_dealer(self.params.threshold)
+        if reason is not None:
+            raise AttemptVoidError(reason)
+        frozen = self._collected.freeze(self.dropped)
         self._record.freeze(self.h, frozen.to_bytes())
         self._enter(frozen)
 
@@ -428,32 +318,13 @@ class AggregatorSession:
         self._expected = frozenset(frozen.survivors)
         self.phase = Phase.CONFIRM
 
-    def _refuse_complaints(self, survivors: tuple[MemberIndex, ...]) -> None:
-        """Each owner's secret must still be openable by holders with good shares."""
-        for owner in self._bundles:
-            holders = [member for member in survivors if member != owner]
-            good = [member for member in holders if owner not in self._masked[member].complaints]
-            if len(good) < self.params.threshold and len(good) < len(holders):
-                raise AttemptVoidError(
-                    f"{self.site(owner)} dealt bad shares to {len(holders) - len(good)} members"
-                )
-
     def _frozen_now(self) -> Frozen:
         if self._frozen is None:
             raise UnexpectedMessageError("the survivor list is not frozen")
         return self._frozen
 
-    def _take_signature(self, member: MemberIndex, item: Signed) -> None:
-        frozen = self._frozen_now()
-        confirm = self._codec.decode(Confirm, self._open(item, Label.SIGN_CONFIRM, member))
-        if confirm != Confirm(frozen.transcript, frozen.survivors):
-            raise PeerError(
-                "a member confirms another transcript or survivor set", culprits=[self.site(member)]
-            )
-        self._signatures[member] = item.signature
-
     def _certify(self) -> None:
-        certified = Signatures(tuple(sorted(self._signatures.items())))
+        certified = Signatures(tuple(sorted(self._collected.signatures.items())))
         self._record.certify(self.h, certified.to_bytes())
         self._certify_from(certified)
 
@@ -465,15 +336,7 @@ class AggregatorSession:
     # -- shares and the sum --------------------------------------------------------------------
 
     def _shares(self) -> Shares:
-        return Shares(self._answers)
-
-    def _take_shares(self, member: MemberIndex, item: Signed) -> None:
-        answers = self._codec.decode(ShareAnswers, self._open(item, Label.SIGN_UNMASK, member))
-        frozen = self._frozen_now()
-        if answers.transcript != frozen.transcript:
-            raise PeerError("shares come with another transcript", culprits=[self.site(member)])
-        Shares.check(self.h, frozen, member, answers, self.site)
-        self._answers[member] = answers
+        return Shares(self._collected.answers)
 
     def sum_up(self, *, threads: int = 1) -> RingSum:
         """Open the sum: add the survivors' vectors, take off what masks are left.
@@ -526,7 +389,3 @@ class AggregatorSession:
         if certified is not None:
             self._certify_from(Signatures.from_bytes(certified))
         return True
-
-
-def _commitments(item: BundleItem) -> tuple[Digest, Digest, Digest]:
-    return item.self_share, item.recovery_share, item.edge

@@ -16,6 +16,7 @@ from secfed.identity import signed
 from secfed.identity.signed import Signed
 from secfed.ids import Digest, RoundId
 from secfed.secagg import derive, transcript
+from secfed.secagg.attempt import Attempt, Contribution, Membership
 from secfed.secagg.manifest import Manifest, Terms, attempt_digest, manifest_context
 from secfed.secagg.messages import (
     Advert,
@@ -38,14 +39,11 @@ from secfed.secagg.messages import (
 from secfed.secagg.record import ClientRecord
 from secfed.secagg.states import (
     Advertised,
-    Attempt,
     Confirmed,
-    Contribution,
     Encapsulated,
     Finished,
     Idle,
     Masked,
-    Membership,
     Shared,
     State,
     attempt_of,

@@ -22,9 +22,9 @@ from secfed.secagg.manifest import Manifest
 __all__ = [
     "Advert", "Adverts", "Bundle", "BundleItem", "Bundles", "CiphertextIndex", "CiphertextList",
     "Ciphertexts", "Codec", "Confirm", "ConfirmRequest", "Countersignature", "DeliveredBundle",
-    "DeliveredCiphertexts", "Dropped", "ItemDigest", "MaskedStatement", "MaskedUpdate", "OpenAttempt", "Outcome", "OutcomeNotice",
-    "Phase", "RecoveryKeyShare", "Reply", "Request", "SelfMaskShare", "ShareAnswers", "ShareIndex",
-    "SignedReply", "Statement", "UnmaskRequest", "Void", "VoidNotice",
+    "DeliveredCiphertexts", "Dropped", "ItemDigest", "MaskedStatement", "MaskedUpdate", "OpenAttempt",
+    "Outcome", "OutcomeNotice", "Phase", "RecoveryKeyShare", "Reply", "Request", "SelfMaskShare",
+    "ShareAnswers", "ShareIndex", "SignedReply", "Statement", "UnmaskRequest", "Void", "VoidNotice",
 ]  # fmt: skip
 
 

@@ -9,26 +9,18 @@ refusal is an exception that names its rule.
 from __future__ import annotations
 
 import hashlib
-import itertools
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from secfed.crypto import agreement, shamir
 from secfed.crypto.labels import Label
-from secfed.crypto.signing import SigningKey
 from secfed.encoding import ring
 from secfed.errors import DifferenceRuleError, PeerError, ShareConflictError, StaleAttemptError
-from secfed.identity import signed
 from secfed.identity.signed import Signed
 from secfed.ids import ClientId, Digest, MemberIndex
-from secfed.secagg import derive, graph, masking, transcript
+from secfed.secagg import derive, masking, transcript
+from secfed.secagg.attempt import Attempt, Membership
 from secfed.secagg.derive import EdgeKeys, HeldShares
-from secfed.secagg.manifest import Manifest, Terms
 from secfed.secagg.messages import (
     Advert,
     Adverts,
@@ -38,7 +30,6 @@ from secfed.secagg.messages import (
     CiphertextIndex,
     CiphertextList,
     Ciphertexts,
-    Codec,
     Confirm,
     ConfirmRequest,
     DeliveredBundle,
@@ -53,85 +44,12 @@ from secfed.secagg.messages import (
     SignedReply,
     UnmaskRequest,
 )
-from secfed.secagg.params import Params
-from secfed.secagg.record import ClientRecord, Left
+from secfed.secagg.record import Left
 
 __all__ = [
-    "Advertised", "Attempt", "Confirmed", "Contribution", "Encapsulated", "Finished", "Idle", "Masked",
+    "Advertised", "Attempt", "Confirmed", "Encapsulated", "Finished", "Idle", "Masked",
     "Membership", "Shared", "State", "attempt_of",
 ]  # fmt: skip
-
-
-class Contribution(Protocol):
-    """One round's contribution, made once, rounding included."""
-
-    def words(self) -> NDArray[np.uint32]:
-        """A fresh copy of the encoded vector, shape (length,)."""
-        ...
-
-    def mark_sent(self, attempt: int) -> None:
-        """Make SENT durable in the ledger; the first masked byte leaves only after this returns."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """Who this client is and whom it believes, for one attempt.
-
-    Attributes:
-        aggregator: The aggregator's name and identity key, from the roster.
-        members: Identity keys of the roster's active clients, by site.
-    """
-
-    site: ClientId
-    key: SigningKey
-    aggregator: tuple[ClientId, bytes]
-    members: Mapping[ClientId, bytes]
-    codec: Codec
-    record: ClientRecord
-    entropy: Callable[[int], bytes] = os.urandom
-
-
-# -- what all states of one attempt share ------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt as this client sees it; every signature of it is made and checked here."""
-
-    us: Membership
-    terms: Terms
-    contribution: Contribution
-    manifest: Manifest
-    h: Digest
-    params: Params
-    me: MemberIndex
-
-    def site(self, member: MemberIndex) -> ClientId:
-        return self.manifest.cohort[member]
-
-    def sign(self, label: Label, statement: bytes) -> Signed:
-        return signed.sign(
-            self.us.key, label, context=self.h, sender=self.us.site, recipient=None, statement=statement
-        )
-
-    def verify(self, item: Signed, label: Label, member: MemberIndex) -> bytes:
-        """The exact bytes, once the member's signature over them holds."""
-        site = self.site(member)
-        return signed.open_(item, self.us.members[site], label, context=self.h, sender=site, recipient=None)
-
-    @property
-    def neighbours(self) -> tuple[MemberIndex, ...]:
-        return graph.neighbours(self.me, self.params.clients)
-
-    def check_senders(
-        self, senders: tuple[MemberIndex, ...], allowed: frozenset[MemberIndex], what: str
-    ) -> None:
-        """A list from the aggregator: strictly sorted, without this client, only from `allowed`."""
-        if any(low >= high for low, high in itertools.pairwise(senders)):
-            raise PeerError(f"the list of {what} is not strictly sorted: an id is repeated")
-        if not allowed.issuperset(senders):
-            raise PeerError(f"the list of {what} names a member who is not allowed in it")
 
 
 # -- the states --------------------------------------------------------------------------------

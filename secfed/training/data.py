@@ -122,6 +122,8 @@ def load(
             meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(content)}"
             raise DataError(f"{path}: no column {column!r}{meant}")
     count = len(content[wanted[0]])
+    if count == 0:
+        raise DataError(f"{path}: no rows")
     texts = {
         name: [
             _text(path, row, named[name], value, whole=name == "label")
@@ -220,16 +222,18 @@ def _read(path: Path, kind: str, scratch: Path) -> dict[str, list[Any]]:
 
 
 def _csv_header(path: Path) -> list[str]:
-    """Column names of a CSV; also refuses a row with too many or too few fields."""
+    """Column names of a CSV; also refuses no rows, and a row with too many or too few fields."""
     with path.open(newline="", encoding="utf-8") as file:
         try:
             reader = csv.reader(file, strict=True)
-            header = next(reader)
+            header, row = next(reader), 0
             for row, fields in enumerate(reader, start=1):
                 if fields and len(fields) != len(header):
                     raise DataError(f"{path}: row {row}: {len(fields)} fields, the header has {len(header)}")
         except (csv.Error, UnicodeDecodeError, StopIteration) as error:
             raise DataError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    if row == 0:
+        raise DataError(f"{path}: no rows")
     if len(set(header)) != len(header):
         raise DataError(f"{path}: two columns have the same name")
     return header
@@ -272,6 +276,6 @@ def _ranker(table: Table, key: bytes) -> Callable[[int], tuple[bytes, int]]:
     def rank(row: int) -> tuple[bytes, int]:
         owner = table.owners[row] if table.owners is not None else ""
         content = lengthed(owner.encode(), *(value.encode() for _, value in sorted(table.rows[row].items())))
-        return derive(key, Label.STREAM_SAMPLING, b"records of one unit", content), row
+        return derive(key, Label.UNIT_RECORDS, content), row
 
     return rank

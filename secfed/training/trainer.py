@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from secfed.aggregation.registry import by_name
 from secfed.aggregation.strategy import NamedArrays, Strategy
-from secfed.errors import DataError, SecfedError
+from secfed.errors import SecfedError
 from secfed.privacy.events import Event
 from secfed.rounds.plan import DpSpec, TrainSpec
 from secfed.rounds.ports import Update
@@ -51,7 +51,6 @@ class LocalTrainer:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: Threads of torch on the CPU, for the whole process; None leaves them.
         micro_batch: Records that go through the model at once.
-        plain_batch: Records of a step of a job without differential privacy.
 
     Raises:
         ConfigError: Base model, target modules or device do not fit.
@@ -69,7 +68,6 @@ class LocalTrainer:
         device: str = "auto",
         threads: int | None = None,
         micro_batch: int = MICRO_BATCH,
-        plain_batch: int = 16,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
@@ -81,12 +79,9 @@ class LocalTrainer:
         self._units: Units = (
             group(table, "record", 1, key) if dp is None else group(table, dp.unit, dp.records_per_unit, key)
         )
-        if not self._units:
-            raise DataError(f"{table.path}: no rows")
         self._examples, self._units = _tokenise(table, self._units, self._task)
         self._model: AdapterModel = build(spec, base_folder, device=device)
         self._micro_batch = micro_batch
-        self._plain_batch = plain_batch
 
     @property
     def model(self) -> AdapterModel:
@@ -186,7 +181,7 @@ class LocalTrainer:
         inner = self._inner(parameters)
         for step in range(1, self._train.steps + 1):
             keys = streams.sampling.words(len(self._units))
-            chosen = np.argsort(keys)[: self._plain_batch]
+            chosen = np.argsort(keys)[: self._train.plain_batch]
             records = [record for index in chosen for record in self._units[index]]
             inner.zero_grad()
             for start in range(0, len(records), self._micro_batch):

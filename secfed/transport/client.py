@@ -29,7 +29,7 @@ from secfed.errors import (
 )
 from secfed.identity.certificate import Certificate
 from secfed.identity.keyfile import MemberKeys
-from secfed.identity.roster import Roster
+from secfed.identity.roster import Roster, RosterRolledBackError
 from secfed.identity.signed import Signed
 from secfed.ids import Digest, JobId
 from secfed.rounds.exchange import JobCommand, JobState, Said, StatusReply, Told
@@ -53,6 +53,9 @@ SLOWEST_BYTES_PER_S = 64 << 10
 
 RETRY_FIRST_S, RETRY_MOST_S = 0.25, 2.0
 """Pauses between tries; the longest is well within the 5 seconds in which a link must be taken up again."""
+
+ROSTER_LAG_S = 6.0
+"""How long a new roster may take to come into force: the aggregator looks at its file every 2 seconds."""
 
 KEEPALIVE_S = 30
 """A link on which nothing came for so long is probed."""
@@ -174,6 +177,17 @@ class Connection:
         Raises:
             PeerError: What came does not have this digest, or is too long.
         """
+        data = self.fetch_archive(digest)
+        if labelled_digest(Label.ADAPTER, data) != digest:
+            raise PeerError("the adapter that came is not the one that was asked for")
+        return data
+
+    def fetch_archive(self, digest: Digest) -> bytes:
+        """Fetch a round's folder by `rounds.archive.archive_digest`; `archive.unpack` verifies it.
+
+        Raises:
+            PeerError: What came is too long, or has a gap.
+        """
         body = calls.encode_download(digest)
 
         def fetch(channel: grpc.Channel, hello: Signed) -> bytes:
@@ -181,10 +195,7 @@ class Connection:
             longest_s = POLL_S + limits.VECTOR_BYTES_MAX / SLOWEST_BYTES_PER_S
             return _assemble(stub(calls.encode_call(calls.Call(hello, body)), timeout=longest_s))
 
-        data = self._persist("Download", body, fetch)
-        if labelled_digest(Label.ADAPTER, data) != digest:
-            raise PeerError("the adapter that came is not the one that was asked for")
-        return data
+        return self._persist("Download", body, fetch)
 
     def roster(self) -> bytes:
         """Fetch the current roster's signed text, not yet verified."""
@@ -271,9 +282,23 @@ class Connection:
         try:
             return self._once(method, body, act)
         except RosterChangedError:
-            self._rosters.accept(calls.decode_roster(self._once("GetRoster", b"", _ask_roster)))
-            self.check()
+            self._catch_up()
             return self._once(method, body, act)
+
+    def _catch_up(self) -> None:
+        """Go by the aggregator's roster; if it is older than the one here, wait until it was replaced."""
+        given_up = time.monotonic() + ROSTER_LAG_S
+        while True:
+            text = calls.decode_roster(self._once("GetRoster", b"", _ask_roster))
+            try:
+                self._rosters.accept(text)
+            except RosterRolledBackError:
+                if time.monotonic() >= given_up:
+                    raise
+                time.sleep(RETRY_FIRST_S)
+            else:
+                self.check()
+                return
 
     def _once(self, method: str, body: bytes, act: Callable[[grpc.Channel, Signed], bytes]) -> bytes:
         roster = self._rosters.current

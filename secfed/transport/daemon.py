@@ -7,6 +7,7 @@ the process with that error; everything durable is enough for the next one to go
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from secfed.rounds.rosters import RosterKeeper
 from secfed.store.adapters import AdapterStore
 from secfed.transport import ops
 from secfed.transport.auditlog import AuditLog
-from secfed.transport.desk import Desk
+from secfed.transport.desk import POLL_S, Desk
 from secfed.transport.hello import HelloGate
 from secfed.transport.server import FederationService
 from secfed.transport.tls import ServerTls
@@ -98,8 +99,10 @@ class Daemon:
 
     Attributes:
         rounds: Makes the core, once the process may call it.
+        resources: Closed when `serve` ends.
         rosters: The roster in force; its file is looked at while running.
         most_calls: Calls at one time, over all members.
+        poll_s: How long a client with nothing to hear is kept.
     """
 
     keys: MemberKeys
@@ -108,11 +111,13 @@ class Daemon:
     roster_file: Path
     adapters: AdapterStore
     audit: AuditLog
+    resources: contextlib.ExitStack
     listen: tuple[str, int]
     ops_listen: tuple[str, int]
     upload_idle_s: float
     reports: Reports
     most_calls: int = 10_000
+    poll_s: float = POLL_S
     _wrong: str = field(default="starting", init=False)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -122,12 +127,12 @@ class Daemon:
             PortBusyError: A port is taken.
             SecfedError: What only a restart can mend.
         """
-        desk = Desk(await asyncio.to_thread(self.rounds))
-        try:
-            await self._serve(desk, stop)
-        finally:
-            await desk.close()
-            await asyncio.to_thread(self.audit.close)
+        with self.resources:
+            desk = Desk(await asyncio.to_thread(self.rounds), poll_s=self.poll_s)
+            try:
+                await self._serve(desk, stop)
+            finally:
+                await desk.close()
 
     async def _serve(self, desk: Desk, stop: asyncio.Event) -> None:
         tls = ServerTls(self.keys, self.rosters.current)
@@ -149,9 +154,9 @@ class Daemon:
         port = _bind(server, self.listen, tls)
         page = ops.OpsServer(*self.ops_listen, metrics=self.reports.metrics, ready=lambda: self._wrong)
         chores = [
-            asyncio.create_task(self._follow_roster(desk, federation, tls)),
-            asyncio.create_task(self._flush_audit(desk)),
-            asyncio.create_task(self._say_what_is_awaited(desk)),
+            desk.chore(self._follow_roster(desk, federation, tls)),
+            desk.chore(self._flush_audit(desk)),
+            desk.chore(self._say_what_is_awaited(desk)),
         ]
         try:
             await server.start()
@@ -203,11 +208,7 @@ class Daemon:
     async def _flush_audit(self, desk: Desk) -> None:
         while True:
             await asyncio.sleep(AUDIT_FLUSH_S)
-            try:
-                await desk.disk(self.audit.flush)
-            except SecfedError as error:
-                desk.fail(error)
-                return
+            await desk.disk(self.audit.flush)
 
 
 def _bind(server: grpc.aio.Server, listen: tuple[str, int], tls: ServerTls) -> int:
@@ -222,7 +223,7 @@ def _bind(server: grpc.aio.Server, listen: tuple[str, int], tls: ServerTls) -> i
     return bound
 
 
-async def _first(stop: asyncio.Event, failed: asyncio.Future[SecfedError]) -> None:
+async def _first(stop: asyncio.Event, failed: asyncio.Future[BaseException]) -> None:
     """Until somebody asks to stop, or something failed."""
     failed.add_done_callback(lambda _: stop.set())
     await stop.wait()

@@ -9,12 +9,12 @@ durable is enough to go on from, what is not was never acknowledged.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-from secfed.errors import LedgerError, RevokedError, SecfedError, StorageError
+from secfed.errors import LedgerError, SecfedError, StorageError
 from secfed.ids import ClientId
 from secfed.rounds.aggregator import AggregatorRounds, Worked
 from secfed.rounds.exchange import Told, Wait
@@ -47,10 +47,11 @@ class Desk:
 
     Args:
         rounds: The core; from now on only this object calls it.
+        poll_s: How long a client with nothing to hear is kept.
     """
 
-    def __init__(self, rounds: AggregatorRounds) -> None:
-        self._rounds = rounds
+    def __init__(self, rounds: AggregatorRounds, *, poll_s: float = POLL_S) -> None:
+        self._rounds, self._poll_s = rounds, poll_s
         self._loop = asyncio.get_running_loop()
         self._core = ThreadPoolExecutor(1, thread_name_prefix="secfed-core")
         self._disk = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="secfed-disk")
@@ -60,9 +61,9 @@ class Desk:
         self._told = -1
         self._closing = False
         self._background: set[asyncio.Task[None]] = set()
-        self.failed: asyncio.Future[SecfedError] = self._loop.create_future()
+        self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         """Set once something failed that only a restart can mend."""
-        self._ticker = self._loop.create_task(self._tick())
+        self._ticker = self.chore(self._tick())
 
     # -- the core ------------------------------------------------------------------------------
 
@@ -74,7 +75,7 @@ class Desk:
         """
         done = await self._loop.run_in_executor(self._core, self._step, step)
         if done.work is not None:
-            self._begin(done.work)
+            self.chore(self._carry_out(done.work))
         if done.changes != self._told and self._waiting:
             await self._spread()
         if done.error is not None:
@@ -95,29 +96,42 @@ class Desk:
         """Run one step of the core that nobody waits for, such as a sign of life."""
         self._core.submit(step, self._rounds)
 
-    def later(self, step: Callable[[], object]) -> None:
-        """Run something on the loop after those who were just answered had their turn."""
-        self._loop.call_later(0.1, step)
+    def chore(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run something in the background; if it fails, the process does."""
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.fail(error)
 
     async def disk(self, step: Callable[..., T], *arguments: object) -> T:
         """Run something that waits for the disk, beside the core."""
         return await self._loop.run_in_executor(self._disk, step, *arguments)
 
-    def fail(self, error: SecfedError) -> None:
+    def fail(self, error: BaseException) -> None:
         """Give up: only the first reason counts."""
         if not self.failed.done():
             self.failed.set_result(error)
 
     # -- whoever waits -------------------------------------------------------------------------
 
-    async def next_for(self, site: ClientId, *, wait_s: float = POLL_S) -> Told:
-        """What this site must be told; after `wait_s` without anything, what is awaited."""
+    async def next_for(self, site: ClientId, *, at_once: bool = False) -> Told:
+        """What this site must be told; if there is nothing for a while, what is awaited.
+
+        Args:
+            at_once: Do not wait, whether there is anything or not.
+        """
         told, seen = await self.call(lambda rounds: (rounds.next_for(site), rounds.changes))
-        if told is None and not self._closing:
-            told = await self._wait(site, seen, wait_s)
+        if told is None and not (at_once or self._closing):
+            told = await self._wait(site, seen)
         return told or await self._wait_text(site)
 
-    async def _wait(self, site: ClientId, seen: int, wait_s: float) -> Told | None:
+    async def _wait(self, site: ClientId, seen: int) -> Told | None:
         earlier = self._waiting.pop(site, None)
         if earlier is not None and not earlier.done():
             earlier.set_result(None)  # a newer call of the same site takes its place
@@ -125,7 +139,7 @@ class Desk:
         try:
             if self._rounds.changes != seen:  # noted after the look, before the wait
                 await self._spread()
-            return await asyncio.wait_for(future, wait_s)
+            return await asyncio.wait_for(future, self._poll_s)
         except TimeoutError:
             return None
         finally:
@@ -153,12 +167,6 @@ class Desk:
         found = ((site, self._rounds.next_for(site)) for site in sites)
         return changes, {site: told for site, told in found if told is not None}
 
-    def refuse(self, site: ClientId, error: RevokedError) -> None:
-        """End a site's wait with a refusal."""
-        future = self._waiting.get(site)
-        if future is not None and not future.done():
-            future.set_exception(error)
-
     @property
     def waiting(self) -> int:
         """How many clients are kept."""
@@ -167,25 +175,14 @@ class Desk:
     # -- time and heavy work -------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        while not self.failed.done():
+        while True:
             await asyncio.sleep(TICK_S)
-            try:
-                await self.call(lambda rounds: rounds.tick())
-            except SecfedError as error:
-                self.fail(error)
-
-    def _begin(self, work: Callable[[], Worked]) -> None:
-        task = self._loop.create_task(self._carry_out(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+            await self.call(lambda rounds: rounds.tick())
 
     async def _carry_out(self, work: Callable[[], Worked]) -> None:
         """Open a sum beside everything else."""
-        try:
-            done = await self._loop.run_in_executor(self._sums, work)
-            await self.call(lambda rounds: rounds.worked(done))
-        except SecfedError as error:
-            self.fail(error)
+        done = await self._loop.run_in_executor(self._sums, work)
+        await self.call(lambda rounds: rounds.worked(done))
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -15,12 +15,12 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
-from secfed.errors import ConfigError, NetworkError, PeerError, RevokedError
+from secfed.errors import ConfigError, NetworkError, PeerError, RevokedError, SecfedError
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
 from secfed.ids import ClientId
+from secfed.rounds import archive
 from secfed.rounds.attempt import Upload
-from secfed.rounds.exchange import Told
 from secfed.store.adapters import AdapterStore
 from secfed.store.journal import Head
 from secfed.transport import chunks, status
@@ -69,7 +69,9 @@ class FederationService:
         self._roster, self._now, self._idle_s = roster, now, upload_idle_s
         self._uploaded, self._refused = uploaded, refused
         self._calls: dict[ClientId, set[asyncio.Task[Any]]] = {}
-        self._uploads: dict[ClientId, asyncio.Task[Any]] = {}
+        self._uploads: dict[ClientId, asyncio.Lock] = {}
+        self._uploading: dict[ClientId, set[asyncio.Task[Any]]] = {}
+        self._ended: dict[asyncio.Task[Any], SecfedError] = {}
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For `add_generic_rpc_handlers`: bytes in, bytes out."""
@@ -93,11 +95,13 @@ class FederationService:
         active = {member.site for member in roster.members if member.active}
         for site, tasks in self._calls.items():
             if site not in active:
-                self._desk.refuse(
-                    site, RevokedError(f"{site} was revoked in roster version {roster.version}")
-                )
                 for task in tasks:
-                    self._desk.later(task.cancel)
+                    self._end(task, RevokedError(f"{site} was revoked in roster version {roster.version}"))
+
+    def _end(self, task: asyncio.Task[Any], reason: SecfedError) -> None:
+        """End a call from this side; the other side hears why."""
+        self._ended[task] = reason
+        task.cancel()
 
     # -- around every call ---------------------------------------------------------------------
 
@@ -124,9 +128,7 @@ class FederationService:
             tasks = self._calls.setdefault(caller.site, set())
             if len(tasks) >= CALLS_EACH_MAX:
                 raise NetworkError(f"{caller.site} has {CALLS_EACH_MAX} calls open, and no more are taken")
-            task = asyncio.current_task()
-            if task is not None:
-                tasks.add(task)
+            tasks.add(_current())
             entered.append(caller)
             if caller.role is Role.CLIENT:
                 self._desk.soon(lambda rounds: rounds.enter(caller.site))
@@ -137,23 +139,29 @@ class FederationService:
             broken = False
             self._enter(entered, method, context, "ok")
         except asyncio.CancelledError:
-            self._enter(entered, method, context, "broken off")
-            raise
+            reason = self._ended.pop(_current(), None)
+            if reason is None:
+                self._enter(entered, method, context, "broken off")
+                raise
+            _current().uncancel()
+            await self._refuse(reason, entered, method, context)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other side gets its public form
             broken = False
-            refusal = status.refusal(error)
-            self._refused(error)
-            self._enter(entered, method, context, f"{type(error).__name__}: {refusal.details}")
-            await context.abort(refusal.code, refusal.details, refusal.metadata)
+            await self._refuse(error, entered, method, context)
         finally:
+            self._ended.pop(_current(), None)
             for caller in entered:
                 self._leave(caller, broken)
 
+    async def _refuse(self, error: Exception, entered: list[Caller], method: str, context: Context) -> None:
+        refusal = status.refusal(error)
+        self._refused(error)
+        self._enter(entered, method, context, f"{type(error).__name__}: {refusal.details}")
+        await context.abort(refusal.code, refusal.details, refusal.metadata)
+
     def _leave(self, caller: Caller, broken: bool) -> None:
         tasks = self._calls.get(caller.site, set())
-        task = asyncio.current_task()
-        if task is not None:
-            tasks.discard(task)
+        tasks.discard(_current())
         if not tasks:
             self._calls.pop(caller.site, None)
         if caller.role is Role.CLIENT:
@@ -172,8 +180,8 @@ class FederationService:
     async def _exchange(self, caller: Caller, body: bytes) -> bytes:
         said = sums.decode_said(body)
         ledger = Head(caller.hello.ledger_entries, caller.hello.ledger_head)
-        await self._desk.call(lambda rounds: rounds.hear(caller.site, said, ledger=ledger))
-        return sums.encode_told(await self._desk.next_for(caller.site))
+        over = await self._desk.call(lambda rounds: rounds.hear(caller.site, said, ledger=ledger))
+        return sums.encode_told(await self._desk.next_for(caller.site, at_once=over))
 
     async def _upload(self, frames: AsyncIterator[bytes], context: Context) -> bytes:
         async with self._guard("Upload", context) as admit:
@@ -182,34 +190,34 @@ class FederationService:
             if not isinstance(first, calls.Call):
                 raise PeerError("an upload begins with its call")
             caller = admit(first)
-            await self._take_over(caller.site)
-            told = await self._receive(caller.site, calls.decode_upload_header(first.body), stream)
-            return sums.encode_told(told)
+            header = calls.decode_upload_header(first.body)
+            async with self._alone(caller.site):
+                await self._receive(caller.site, header, stream)
+            return sums.encode_told(await self._desk.next_for(caller.site))
         raise AssertionError("a guard passes nothing on")
 
-    async def _take_over(self, site: ClientId) -> None:
-        """One upload a site: an older one, whose link must have died, ends first."""
-        earlier, own = self._uploads.get(site), asyncio.current_task()
-        if own is None:
-            return
-        self._uploads[site] = own
-        own.add_done_callback(
-            lambda task: self._uploads.pop(site) if self._uploads.get(site) is task else None
-        )
-        if earlier is not None and not earlier.done():
-            earlier.cancel()
-            await asyncio.wait([earlier])
+    @contextlib.asynccontextmanager
+    async def _alone(self, site: ClientId) -> AsyncIterator[None]:
+        """One upload a site: earlier ones, whose link must have died, end first."""
+        tasks, own = self._uploading.setdefault(site, set()), _current()
+        for earlier in tasks:
+            self._end(earlier, NetworkError(f"a newer upload of {site} took the place of this one"))
+        tasks.add(own)
+        try:
+            async with self._uploads.setdefault(site, asyncio.Lock()):
+                yield
+        finally:
+            tasks.discard(own)
 
     async def _receive(
         self, site: ClientId, header: calls.UploadHeader, stream: AsyncIterator[bytes]
-    ) -> Told:
+    ) -> None:
         upload = await self._desk.call(
             lambda rounds: rounds.begin_upload(site, header.attempt, header.statement)
         )
         if upload is not None:
             await self._store(upload, stream)
             await self._desk.call(lambda rounds: rounds.finish_upload(upload))
-        return await self._desk.next_for(site)
 
     async def _store(self, upload: Upload, stream: AsyncIterator[bytes]) -> None:
         """Frames to the spool as they come; whole and durable on return."""
@@ -222,16 +230,17 @@ class FederationService:
                     raise PeerError("an upload goes on with pieces")
                 assembly.accept(frame.offset, len(frame.data))
                 if writing is not None:
-                    await writing  # the next frame was on its way meanwhile
+                    await asyncio.shield(writing)  # the next frame was on its way meanwhile
                 writing = asyncio.ensure_future(self._desk.disk(upload.write, frame.data))
                 self._uploaded(len(frame.data))
                 self._desk.soon(lambda rounds: rounds.progress(upload))
             if writing is not None:
-                await writing
-            await asyncio.shield(self._desk.disk(upload.commit))
+                await asyncio.shield(writing)
+            writing = asyncio.ensure_future(self._desk.disk(upload.commit))
+            await asyncio.shield(writing)
         finally:
-            if writing is not None and not writing.done():
-                await asyncio.wait([writing])
+            if writing is not None:
+                await asyncio.wait([writing])  # the file is closed by nobody while it is written
             await self._desk.disk(upload.abort)
 
     async def _download(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
@@ -239,12 +248,16 @@ class FederationService:
             call = calls.decode_call(data)
             admit(call)
             wanted = calls.decode_download(call.body)
-            if not await self._desk.call(lambda rounds: rounds.announced(wanted)):
+            folder = await self._desk.call(lambda rounds: rounds.archived(wanted))
+            if folder is not None:
+                file = await self._desk.disk(archive.pack, folder)
+            elif await self._desk.call(lambda rounds: rounds.announced(wanted)):
+                file = await self._desk.disk(self._adapters.read_bytes, wanted)
+            else:
                 raise ConfigError(
                     f"no adapter or sum with the digest {wanted.hex()[:16]}… was published here",
-                    hint="`secfed job list` shows the results of all rounds.",
+                    hint="`secfed status` shows the results of all rounds.",
                 )
-            file = await self._desk.disk(self._adapters.read_bytes, wanted)
             for offset, piece in chunks.split(file):
                 yield calls.encode_chunk(calls.Chunk(offset, len(file), piece))
 
@@ -270,6 +283,14 @@ class FederationService:
         del caller
         job = wire_status.decode_status_request(body)
         return wire_status.encode_status(await self._desk.call(lambda rounds: rounds.status(job)))
+
+
+def _current() -> asyncio.Task[Any]:
+    """The task of the call at hand."""
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a call is handled outside a task")
+    return task
 
 
 async def _next(stream: AsyncIterator[bytes], within_s: float) -> bytes:

@@ -12,16 +12,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from secfed.aggregation import folder
+from secfed.aggregation.initial import initial_adapter
 from secfed.crypto import signing
 from secfed.crypto.labels import Label
 from secfed.errors import ConfigError, InfeasibleCohortError, LedgerError, NotPermittedError, StorageError
 from secfed.identity import membership, signed
 from secfed.ids import ClientId, Digest, JobId
+from secfed.privacy.events import NonPrivate
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import Upload
 from secfed.rounds.exchange import Ask, JobCommand, JobState, Ready, Refused, RoundState, Wait
 from secfed.rounds.house import House, adapter_digest
 from secfed.rounds.plan import Deadlines
+from secfed.rounds.ports import Update
 from secfed.rounds.proposal import sign_job_plan
 from secfed.secagg.messages import Bundles, ConfirmRequest, OutcomeNotice, UnmaskRequest, VoidNotice
 from secfed.store.adapters import AdapterStore
@@ -214,15 +218,15 @@ def test_a_round_publishes_the_sum_the_mean_and_who_was_in_it(hall: Any) -> None
     h.run()
     (end,) = h.ends
     assert (end.state, end.asked, end.included, end.dropped) == ("published", 3, tuple(SITES[:3]), ())
-    folder = h.folder()
-    published = load_file(folder / "sum.safetensors")
+    out = h.folder()
+    published = load_file(out / "sum.safetensors")
     step = 2 * 4 / (2**16 - 1)
     assert np.allclose(published["weighted_sum.a"], true_sum(h, SITES[:3], "a"), atol=3 * step)
     assert np.allclose(published["mean.b"], true_sum(h, SITES[:3], "b") / 3, atol=step)
-    text = (folder / "secfed_manifest.json").read_bytes()
+    text = (out / "secfed_manifest.json").read_bytes()
     facts = json.loads(text)
     assert (facts["included"], facts["dropped"], facts["count"], facts["weight_sum"]) == (SITES[:3], [], 3, 3)
-    assert adapter_digest((folder / "sum.safetensors").read_bytes()).hex() == facts["result"] == end.result
+    assert adapter_digest((out / "sum.safetensors").read_bytes()).hex() == facts["result"] == end.result
     covered = signed.message(
         Label.SIGN_MANIFEST_FILE,
         context=bytes.fromhex(facts["attempt_digest"]),
@@ -232,7 +236,7 @@ def test_a_round_publishes_the_sum_the_mean_and_who_was_in_it(hall: Any) -> None
     )
     import base64
 
-    signature = base64.b64decode((folder / "secfed_manifest.json.sig").read_text())
+    signature = base64.b64decode((out / "secfed_manifest.json.sig").read_text())
     assert signing.verify(h.federation.aggregator.public, covered, signature)
     assert len(facts["survivors_signatures"]) == 3
     assert h.rounds.status().jobs[0].state == "done"
@@ -453,6 +457,111 @@ def test_a_site_that_declines_is_not_waited_for(hall: Any) -> None:
     h.run(until="round_ended")
     (end,) = h.ends
     assert (end.included, end.dropped) == (tuple(SITES[:3]), (("hosp-d", "declined"),))
+
+
+def test_too_many_declining_sites_pause_the_job_at_once(hall: Any) -> None:
+    """Nobody waits an hour for what cannot come; resumed, the sites are asked again."""
+    h = hall(3)
+    h.machine("hosp-c").write(a=np.full((2, 2), np.nan, np.float32), b=np.ones(3, np.float32))
+    h.start_job()
+    h.run(rounds=10)
+    job = h.rounds.status().jobs[0]
+    assert job.state == "paused"
+    assert job.waiting_for.endswith("declined by 1 site: hosp-c")
+    h.machine("hosp-c").write(a=np.ones((2, 2), np.float32), b=np.ones(3, np.float32))
+    h.rounds.control(JobCommand(JobId("sum-1"), "resume"), ClientId("office"))
+    h.run()
+    assert [end.state for end in h.ends] == ["published"]
+
+
+def test_a_site_for_another_job_only_is_listed_so(hall: Any) -> None:
+    h = hall(4)
+    machine = h.machine("hosp-d")
+    machine.stop()
+    machine.only = JobId("sum-2")
+    h.bring_back("hosp-d")
+    h.start_job()
+    h.run()
+    (end,) = h.ends
+    assert end.dropped == (("hosp-d", "takes part in another job only"),)
+
+
+# -- trained jobs ------------------------------------------------------------------------------
+
+Q = "base_model.model.layers.0.q_proj.lora_"
+ADAPTER = {f"{Q}A.weight": (2, 4), f"{Q}B.weight": (4, 2)}
+
+
+class Trainer:
+    """A contributor that moves B by its site's step: what a trainer does, without the training."""
+
+    def __init__(self, step: float) -> None:
+        self.step = step
+        self.bases: list[Any] = []
+
+    def planned_event(self, plan: Any) -> NonPrivate:
+        return NonPrivate("a test")
+
+    def check(self, plan: Any) -> None:
+        """Always able."""
+
+    def contribute(self, plan: Any, round_plan: Any, base: Any) -> Update:
+        self.bases.append(base)
+        update = np.full((4, 2), self.step, np.float32)
+        return Update({f"{Q}B.weight": update}, 1, 0, self.planned_event(plan))
+
+
+class Fetched:
+    """A client's way to a base adapter: straight from the aggregator's store, if it was announced."""
+
+    def __init__(self, hall: Hall) -> None:
+        self.hall = hall
+
+    def __getitem__(self, wanted: Digest) -> Any:
+        assert self.hall.rounds.announced(wanted)
+        return self.hall.house.adapters.get(wanted)
+
+
+def test_a_trained_job_moves_the_adapter_round_by_round(hall: Any) -> None:
+    """FFA: A stays as the public seed made it, B is the mean of the steps; a round starts from the last."""
+    h = hall(3)
+    trainers = []
+    for index, machine in enumerate(h.federation.machines.values()):
+        trainer = Trainer((index + 1) / 8)
+        trainers.append(trainer)
+        machine.stop()
+        machine.make, machine.bases = (lambda plan, made=trainer: made), Fetched(h)
+        h.bring_back(machine.name)
+    training = {
+        "trainer": "sft", "strategy": "ffa", "base": {"id": "tiny/model", "weights_sha256": "00" * 32},
+        "lora": {"r": 2, "alpha": 4, "target_modules": ("q_proj",)}, "steps": 1, "learning_rate": "0.1",
+        "adapter": ADAPTER, "seed": "07" * 32,
+    }  # fmt: skip
+    h.start_job(kind="train", rounds=2, shapes={f"{Q}B.weight": (4, 2)}, training=training)
+    h.run()
+    assert [(end.round, end.state) for end in h.ends] == [(1, "published"), (2, "published")]
+    first = initial_adapter(ADAPTER, bytes([7]) * 32)
+    step = 2 * 4 / (2**16 - 1)
+    for number in (1, 2):
+        spec, arrays = folder.read(h.folder(number))
+        assert (spec.base_model, spec.r) == ("tiny/model", 2)
+        assert np.array_equal(arrays[f"{Q}A.weight"], first[f"{Q}A.weight"])
+        assert np.allclose(arrays[f"{Q}B.weight"], number * (1 + 2 + 3) / 8 / 3, atol=number * step)
+    for trainer in trainers:
+        assert np.array_equal(trainer.bases[0][f"{Q}B.weight"], first[f"{Q}B.weight"])
+        published = h.house.adapters.get(Digest(bytes.fromhex(h.ends[0].result)))
+        assert np.array_equal(trainer.bases[1][f"{Q}B.weight"], published[f"{Q}B.weight"])
+
+
+def test_a_trained_job_whose_shapes_are_not_its_strategys_is_refused(hall: Any) -> None:
+    h = hall(3)
+    training = {
+        "trainer": "sft", "strategy": "ffa", "base": {"id": "tiny/model", "weights_sha256": "00" * 32},
+        "lora": {"r": 2, "alpha": 4, "target_modules": ("q_proj",)}, "steps": 1, "learning_rate": "0.1",
+        "adapter": ADAPTER, "seed": "07" * 32,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="not what strategy ffa sends"):
+        h.start_job(kind="train", shapes=ADAPTER, training=training)
 
 
 # -- commands ----------------------------------------------------------------------------------

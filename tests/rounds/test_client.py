@@ -603,3 +603,15 @@ def test_unnoised_training_is_compared_under_its_base(build_federation):
     second = federation.begin(plan, 2, four, BASE)
     second.run(four, until="confirm")
     assert isinstance(second.pass_on(four[0]), Refused)
+
+
+def test_a_policy_that_was_tightened_meanwhile_holds_for_a_stored_contribution(federation):
+    """Made under the old policy, not sent under the new one."""
+    plan = federation.plan()
+    machine = ready(federation, plan)[0]
+    machine.stop()
+    job = machine.policy.job.model_copy(update={"allow_non_private": False})
+    machine.policy = machine.policy.model_copy(update={"job": job})
+    rounds = machine.start()
+    assert isinstance(rounds.hear(federation.offer(plan)), Declined)
+    assert isinstance(rounds.refusal, PolicyRefusedError)

@@ -12,8 +12,18 @@ from secfed.secagg.params import COMPLETE_GRAPH_MAX, Params
 
 @pytest.mark.parametrize(
     ("clients", "threshold", "quorum", "losses"),
-    [(3, 2, 3, 0), (4, 3, 3, 0), (5, 3, 4, 1), (6, 4, 4, 1), (7, 4, 5, 2), (8, 5, 5, 2), (9, 5, 6, 3)]
-    + [(10, 6, 6, 3), (11, 6, 7, 4), (12, 7, 7, 4)],
+    [
+        (3, 2, 3, 0),
+        (4, 3, 3, 0),
+        (5, 3, 4, 1),
+        (6, 4, 4, 1),
+        (7, 4, 5, 2),
+        (8, 5, 5, 2),
+        (9, 5, 6, 3),
+        (10, 6, 6, 3),
+        (11, 6, 7, 4),
+        (12, 7, 7, 4),
+    ],
 )
 def test_small_cohorts_with_one_corrupt_member(
     clients: int, threshold: int, quorum: int, losses: int

@@ -24,7 +24,7 @@ from simfed.stage import Stage
 
 from secfed.errors import SecfedError
 
-MODULES = ("secfed.secagg.states", "secfed.secagg.client", "secfed.secagg.manifest")
+MODULES = tuple(f"secfed.secagg.{name}" for name in ("attempt", "states", "client", "manifest"))
 
 
 @cache

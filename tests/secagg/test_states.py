@@ -431,7 +431,7 @@ def test_one_share_of_one_kind_for_each_neighbour(five: Stage) -> None:
         five.deliver(member, five.tell(member, five.ask(member)))
     five.session.drop(five.members[-1], "lost")
     five.play()
-    answers = five.session._answers[VICTIM]
+    answers = five.session._collected.answers[VICTIM]
     assert {owner: type(share).__name__ for owner, share in answers.shares.items()} == {
         0: "SelfMaskShare",
         2: "SelfMaskShare",
@@ -481,7 +481,7 @@ def test_two_survivor_sets_are_never_both_certified(clients: int) -> None:
     """With A corrupt members who sign everything, however the honest ones are split: one quorum at most."""
     stage = Stage(clients).play(Phase.CONFIRM)
     quorum, corrupt = stage.session.params.quorum, stage.members[-1]
-    sets = (stage.members[:-2] + (corrupt,), stage.members[1:])
+    sets = ((*stage.members[:-2], corrupt), stage.members[1:])
     in_both = [member for member in stage.members[:-1] if all(member in each for each in sets)]
     first = [member for member in stage.members[:-1] if member in sets[0]][: quorum - 1]
     for member in first:

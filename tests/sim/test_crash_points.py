@@ -1,4 +1,4 @@
-"""Every durable effect as a crash point, before and after it, on either side; alone and with a loss beside it.
+"""Every durable effect as a crash point, before and after it, on either side; alone or with another loss.
 
 The quiet course of one round is played once to count the effects of a node, and then once for each of
 them with a crash just there. Wherever it was, the federation comes to its end with every invariant
@@ -21,7 +21,9 @@ from secfed.rounds.jobs import Ending
 def _simulation(directory: Path) -> Simulation:
     """Three sites, so that none may be lost after the freeze; one round and one to spare."""
     directory.mkdir()
-    return Simulation(3, directory, clients=3, rounds=1, spare_rounds=1, steps=0, weather=CALM, constant=False)
+    return Simulation(
+        3, directory, clients=3, rounds=1, spare_rounds=1, steps=0, weather=CALM, constant=False
+    )
 
 
 def _node(simulation: Simulation, side: str) -> AggregatorNode | ClientNode:

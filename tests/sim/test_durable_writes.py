@@ -270,7 +270,7 @@ def test_with_one_kind_of_write_lost_the_invariant_breaks(each: Case) -> None:
 
 
 def test_every_kind_of_write_has_a_case() -> None:
-    """What the sessions ever write in two rounds, but for the aggregator's word on a void, which only people read."""
+    """What the sessions write in a round; the aggregator's word on a void is `rounds`' business."""
     stage = Stage(3).play()
     closed = stage.session.sum_up()
     notice = stage.outcome(

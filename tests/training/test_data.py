@@ -70,6 +70,7 @@ def test_columns_may_have_other_names_and_whole_number_labels(tmp_path: Path) ->
         ("a.csv", "text,label\na,x\n,x\n", "row 2, column 'text': no value"),
         ("a.csv", "text,label\na,x,y\n", "row 1: 3 fields, the header has 2"),
         ("a.csv", "text,text\na,x\n", "same name"),
+        ("a.csv", "text,label\n", "no rows"),
         ("a.parquet", "no parquet", "not a readable .parquet"),
         ("a.txt", "x", "not a .jsonl"),
         ("a.jsonl", "", "empty"),

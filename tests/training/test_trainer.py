@@ -119,7 +119,7 @@ def test_persons_are_units(train_spec: Any, dp_spec: Any, make_trainer: Any, sta
 
 def test_without_dp_the_event_says_so(train_spec: Any, make_trainer: Any, start: Any) -> None:
     train = train_spec("bert", steps=8)
-    one = make_trainer("bert", train, None, rows=8, plain_batch=8)
+    one = make_trainer("bert", train.model_copy(update={"plain_batch": 8}), None, rows=8)
     base = start(train)
     update = one.run(base, bound=1e-9)
     assert isinstance(update.event, NonPrivate)

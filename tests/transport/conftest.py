@@ -55,6 +55,7 @@ class Town:
         self.file = root / "roster.txt"
         self.publish(self.roster)
         self.out = io.StringIO()
+        self.poll_s = 5.0
         self.daemon: Daemon | None = None
         self.error: BaseException | None = None
         self.numbers = iter(range(time.time_ns(), 2**63))
@@ -115,6 +116,7 @@ class Town:
 
         daemon = build_aggregator.build_daemon(self.config(**changes), self.keys["center"], self.out)
         daemon.reports = replace(daemon.reports, listening=listening)
+        daemon.poll_s = self.poll_s
         self.daemon, self.loop, self.ending = daemon, asyncio.get_running_loop(), asyncio.Event()
         await daemon.serve(self.ending)
 

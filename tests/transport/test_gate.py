@@ -243,18 +243,22 @@ def test_an_admin_starts_pauses_resumes_and_stops_a_job(town: Any) -> None:
     assert [job.state for job in town.status("sum-1").jobs] == ["stopped"]
 
 
-def test_a_waiting_client_is_told_what_is_awaited_and_until_when(town: Any) -> None:
+def test_a_waiting_client_is_told_what_is_awaited_and_until_when(quiet_town: Any) -> None:
     """The text names the sites that are missing."""
+    town = quiet_town
+    town.poll_s = 0.3
+    town.start()
     with town.connect("office") as admin:
         admin.start_job(town.plan())
     state = town.status("sum-1").jobs[0]
     assert state.waiting_for == "job sum-1 round 1: waiting for 3 sites: hosp-a, hosp-b, hosp-c"
     assert 3500 < state.remaining_s <= 3600
     with town.connect("hosp-a") as client:
-        client.exchange(Present("other"))  # the offer is not for this one
+        told = client.exchange(Present("other"))  # the offer is not for this one
+        assert told == Wait("job sum-1 round 1: waiting for 2 sites: hosp-b, hosp-c", told.remaining_s)
         (state,) = town.status("sum-1").jobs
-        assert [(member.site, member.state) for member in state.members][0] == (
-            "hosp-a", "takes part in job other only",
+        assert next((member.site, member.state) for member in state.members) == (
+            "hosp-a", "takes part in another job only",
         )  # fmt: skip
 
 

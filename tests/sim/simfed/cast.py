@@ -18,9 +18,9 @@ from secfed.errors import DecisionConflictError
 from secfed.identity import signed
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, FederationId, JobId
+from secfed.secagg.attempt import Membership
 from secfed.secagg.manifest import Manifest, Terms, manifest_context
 from secfed.secagg.record import ClientRecord, Decisions
-from secfed.secagg.states import Membership
 from secfed.wire.codec import ProtoCodec
 
 AGGREGATOR = ClientId("aggregator")

@@ -140,8 +140,8 @@ class Simulation:
             for _ in range(self.steps):
                 self.step()
             self.calm()
-            for _ in range(CALM_STEPS):
-                if self._over():
+            for number in range(CALM_STEPS):
+                if number % 10 == 0 and self._over():
                     break
                 self.step()
             return self.conclude()
@@ -180,7 +180,9 @@ class Simulation:
                 )
         if not self.constant:
             state = self.center.rounds.status().jobs[0]
-            assert job.state in ("done", "failed"), f"liveness: {state.state} {state.phase} {state.waiting_for}"
+            assert job.state in ("done", "failed"), (
+                f"liveness: {state.state} {state.phase} {state.waiting_for}"
+            )
         return list(job.endings)
 
     # -- one step ------------------------------------------------------------------------------
@@ -196,7 +198,6 @@ class Simulation:
             self._center()
         else:
             self._client(self.random.choice(list(self.nodes.values())))
-        self.witness.look(self.center)
 
     def _kill_center(self) -> None:
         self._note("center: killed")
@@ -234,6 +235,7 @@ class Simulation:
                 self.center.guard(lambda rounds: rounds.worked(done))
         except Down:
             self._drop_calls()
+        self.witness.look(self.center)
 
     # -- one client's turn ---------------------------------------------------------------------
 
@@ -386,4 +388,3 @@ class Simulation:
         node = self.nodes[name]
         if node.rounds is not None:
             node.saying = node.rounds.standing
-

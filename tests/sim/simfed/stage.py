@@ -51,13 +51,14 @@ class Stage:
         self.terms: Terms = self.cast.terms(**terms)
         self.decisions = [MemoryDecisions() for _ in self.cast.sites]
         self.clients = [ClientSession() for _ in self.cast.sites]
+        self._players = tuple(self.clients)
         self.aggregator_decisions = MemoryDecisions()
         self.uploads = Uploads()
         self.members = tuple(map(MemberIndex, range(clients)))
-        self._snapshots: dict[Phase, list[dict[str, Any]]] = {}
+        self._snapshots: dict[Phase, list[tuple[Any, dict[str, Any]]]] = {}
         for member in self.members:
             self.offer(member)
-        self.session = self.open_session(self.cast.manifest(self.terms))
+        self.session = self._played = self.open_session(self.cast.manifest(self.terms))
 
     # -- the honest course ---------------------------------------------------------------------
 
@@ -121,16 +122,19 @@ class Stage:
                 self._snapshots[self.session.phase] = self._save()
                 self.step()
             self._snapshots[Phase.DONE] = self._save()
-        for part, saved in zip(self._parts(), self._snapshots[phase], strict=True):
+        for part, saved in self._snapshots[phase]:
             part.__dict__.clear()
             part.__dict__.update(_copied(saved))
+        self.session, self.clients[:] = self._played, self._players
         return self
 
     def _parts(self) -> list[Any]:
-        return [*self.clients, *self.decisions, self.aggregator_decisions, self.session, self.uploads]
+        session = self.session
+        sides = [*self.clients, *self.decisions, self.aggregator_decisions]
+        return [*sides, session, session._collected, self.uploads]
 
-    def _save(self) -> list[dict[str, Any]]:
-        return [_copied(part.__dict__) for part in self._parts()]
+    def _save(self) -> list[tuple[Any, dict[str, Any]]]:
+        return [(part, _copied(part.__dict__)) for part in self._parts()]
 
     # -- what a dishonest aggregator or member can say -----------------------------------------
 

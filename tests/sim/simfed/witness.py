@@ -85,7 +85,11 @@ class Witness:
 
     def said(self, site: ClientId, said: Said, asked: Told | None) -> None:
         """Something that left a client, and what it was asked last."""
-        if not isinstance(said, Answer) or not isinstance(said.reply, SignedReply) or not isinstance(asked, Ask):
+        if (
+            not isinstance(said, Answer)
+            or not isinstance(said.reply, SignedReply)
+            or not isinstance(asked, Ask)
+        ):
             return
         statement = said.reply.statement.statement
         match asked.request:
@@ -208,5 +212,3 @@ class Witness:
             expected[int(site.removeprefix("site-"))] = value(ending.round)
         slack = FixedPoint(BOUND, 16).step * len(ending.included)
         assert np.abs(found - expected).max() <= slack, "I3: a slot of the published sum is wrong"
-
-

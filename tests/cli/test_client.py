@@ -1,0 +1,368 @@
+"""`secfed client`: joining, wiring, and whole rounds by real processes with their exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from secfed.cli import client as client_cli
+from secfed.cli import joining
+from secfed.cli.build_client import Ledgers, create_ledger, load_site, open_client
+from secfed.cli.passphrase import source
+from secfed.cli.playground import Playground
+from secfed.cli.site_lines import Lines, epsilon_words, round_words
+from secfed.config import ClientConfig, PolicyConfig, load
+from secfed.errors import (
+    AuthenticationError,
+    ConfigError,
+    KeyPermissionsError,
+    LedgerError,
+    LockedError,
+    PassphraseError,
+    RosterError,
+)
+from secfed.identity import pkcs8
+from secfed.ids import JobId
+from secfed.privacy import budget
+from secfed.privacy.events import NonPrivate, PoissonGaussian
+from secfed.rounds.client import RoundEnd
+from secfed.rounds.conversation import Awaited
+from secfed.store.decisions import DecisionStore
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A founded federation with three enrolled sites, its passphrases stretched as little as scrypt can."""
+    cheap = pytest.MonkeyPatch.context()
+    with cheap as patch, Playground(tmp_path_factory.mktemp("template") / "play", threads=1) as playground:
+        patch.setattr(pkcs8, "_SCRYPT_N", 2)
+        playground.found()
+        playground.enroll(["hosp-a", "hosp-b", "hosp-c"])
+        return playground
+
+
+@pytest.fixture
+def play(template, disk, monkeypatch):
+    """A copy of it; nothing runs."""
+    monkeypatch.setattr(joining, "TRY_S", 0.1)
+    shutil.copytree(template.root, disk / "play")
+    with Playground(disk / "play", threads=1) as playground:
+        playground.port, playground.ops_port = template.port, template.ops_port
+        yield playground
+
+
+def join(play, *options, site="hosp-a", key=None, directory=None, invite=None, passphrase=None):
+    """`secfed client join` in this process; raises what it raises."""
+    result = CliRunner().invoke(
+        client_cli.app,
+        [
+            "join", str(invite or play.federation / "invites" / f"{site}.invite"),
+            "--key", str(key or play.site(site) / f"{site}.key"),
+            "--dir", str(directory or play.site(site)),
+            "--passphrase-file", str(passphrase or play.passphrase), *options,
+        ],
+    )  # fmt: skip
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def secrets(play):
+    return source(play.passphrase, None)
+
+
+def data_file(play):
+    path = play.root / "rows.jsonl"
+    path.write_text('{"text": "a", "label": "b"}\n')
+    return path
+
+
+# -- joining -----------------------------------------------------------------------------------
+
+
+def test_join_writes_files_that_work(play):
+    """Safe defaults, a pinned roster, and nothing secret readable by others."""
+    result = join(play)
+    assert result.exit_code == 0
+    assert "round trip     not yet: nothing listens" in result.output
+    home = play.site("hosp-a")
+    config = load(home / "client.toml", ClientConfig)
+    policy = load(home / "policy.toml", PolicyConfig)
+    assert (config.site, config.data) == ("hosp-a", None)
+    assert policy.job.allow_non_private is False
+    assert policy.job.min_cohort == 3
+    assert "# Accept releases WITHOUT differential privacy" in (home / "policy.toml").read_text()
+    with DecisionStore(config.state_dir / "decisions.sqlite") as decisions:
+        assert len(decisions.scan("roster/")) == 1
+    assert list(config.ledger_dir.iterdir()) == []
+
+
+def test_join_with_data_opens_the_ledger_once(play):
+    """The whole budget, delta from the public count, person as the policy's unit."""
+    rows = data_file(play)
+    options = (
+        "--data",
+        str(rows),
+        "--unit",
+        "patient",
+        "--max-records-per-unit",
+        "4",
+        "--public-n",
+        "20000000",
+    )
+    result = join(play, *options, "--epsilon", "3.5")
+    home = play.site("hosp-a")
+    assert str(home / "ledger" / "dataset.ledger") in result.output
+    opening = json.loads((home / "ledger" / "dataset.ledger").read_bytes())["body"]
+    assert (opening["unit"], opening["records_per_unit"]) == ("person", 4)
+    assert opening["budget"] == {"epsilon": "3.5", "delta": "0.000000005000", "public_n": 20000000}
+    policy = load(home / "policy.toml", PolicyConfig)
+    assert (policy.job.unit, policy.budget.epsilon) == ("person", 3.5)
+    config, policy, keys = load_site(home / "client.toml", secrets(play))
+    with pytest.raises(LedgerError, match="already"):
+        create_ledger(config.ledger_dir, keys, config.data, policy)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ((), "--unit"),
+        (("--unit", "patient", "--public-n", "10"), "--max-records-per-unit"),
+        (("--unit", "record"), "--public-n"),
+    ],
+)
+def test_what_privacy_protects_has_no_default(play, options, named):
+    with pytest.raises(ConfigError, match=named):
+        join(play, "--data", str(data_file(play)), *options)
+    assert not (play.site("hosp-a") / "client.toml").exists()
+
+
+def test_join_never_overwrites(play):
+    join(play)
+    with pytest.raises(ConfigError, match="exists already"):
+        join(play)
+
+
+def test_join_refuses_what_does_not_belong_together(play, tmp_path):
+    """Another site's invite, a key that was never enrolled, a changed invite: each by its own name."""
+    with pytest.raises(AuthenticationError, match=r"for hosp-b.*hosp-a"):
+        join(play, invite=play.federation / "invites" / "hosp-b.invite")
+    from secfed.cli import keys
+
+    keys.new("hosp-a", directory=tmp_path, role="client", days=2, passphrase_file=play.passphrase)
+    with pytest.raises(AuthenticationError, match="SHA256"):
+        join(play, key=tmp_path / "hosp-a.key")
+    forged = tmp_path / "forged.invite"
+    text = (play.federation / "invites" / "hosp-a.invite").read_bytes()
+    forged.write_bytes(text.replace(b"127.0.0.1", b"127.0.0.2", 1))
+    with pytest.raises(RosterError):
+        join(play, invite=forged)
+    assert not (play.site("hosp-a") / "client.toml").exists()
+
+
+def test_join_tells_bad_key_files_apart(play, tmp_path):
+    wrong = tmp_path / "wrong"
+    wrong.touch(0o600)
+    wrong.write_text("not this one\n")
+    with pytest.raises(PassphraseError):
+        join(play, passphrase=wrong)
+    key = play.site("hosp-a") / "hosp-a.key"
+    key.chmod(0o640)
+    with pytest.raises(KeyPermissionsError) as caught:
+        join(play)
+    assert f"chmod 600 {key}" in caught.value.hint
+
+
+# -- wiring ------------------------------------------------------------------------------------
+
+
+class Silent:
+    def note(self, event, **facts):
+        pass
+
+
+def test_a_second_client_is_turned_away(play):
+    join(play)
+    with (
+        open_client(play.config("hosp-a"), secrets(play), observer=Silent()),
+        pytest.raises(LockedError),
+    ):
+        open_client(play.config("hosp-a"), secrets(play), observer=Silent())
+    open_client(play.config("hosp-a"), secrets(play), observer=Silent()).close()  # it was released
+
+
+def test_another_sites_key_is_no_key_of_this_site(play):
+    join(play)
+    path = play.config("hosp-a")
+    path.write_text(
+        path.read_text().replace('key = "hosp-a.key"', f'key = "{play.site("hosp-b")}/hosp-b.key"')
+    )
+    with pytest.raises(AuthenticationError, match="hosp-b"):
+        open_client(path, secrets(play), observer=Silent())
+
+
+@pytest.fixture
+def site(play):
+    rows = data_file(play)
+    join(play, "--data", str(rows), "--unit", "record", "--public-n", "1000")
+    config, _, keys = load_site(play.config("hosp-a"), secrets(play))
+    with DecisionStore(config.state_dir / "decisions.sqlite") as decisions:
+        yield config, keys, decisions
+
+
+def charge(ledger, number):
+    event = PoissonGaussian(2**64 // 100, "1.0", 50, "add-remove", "record")
+    ledger.reserve(JobId("job-1"), number, bytes(32), budget.authorize(ledger.state, event))
+
+
+def test_a_ledger_that_came_back_from_a_backup_is_noticed(site):
+    """The state directory remembers the head: the file before the last charge is refused."""
+    config, keys, decisions = site
+    path = config.ledger_dir / "dataset.ledger"
+    backup = config.ledger_dir / "backup"
+    ledgers = Ledgers(config.ledger_dir, keys, decisions)
+    shutil.copy(path, backup)
+    charge(ledgers.data_set(), 1)
+    ledgers.close()
+    again = Ledgers(config.ledger_dir, keys, decisions)
+    assert again.data_set().head.count == 2
+    again.close()
+    shutil.copy(backup, path)
+    with pytest.raises(LedgerError, match="cut off"):
+        Ledgers(config.ledger_dir, keys, decisions).data_set()
+
+
+def test_a_lost_data_set_ledger_is_not_made_anew(site):
+    """A scratch ledger is; the one that holds a budget would start again at nothing spent."""
+    config, keys, decisions = site
+    (config.ledger_dir / "dataset.ledger").unlink()
+    ledgers = Ledgers(config.ledger_dir, keys, decisions)
+    with pytest.raises(LedgerError, match="no ledger"):
+        ledgers.data_set()
+    assert ledgers.scratch().state.opening.budget is None
+    assert ledgers.last_used is ledgers.scratch()
+    ledgers.close()
+
+
+# -- what a site reads -------------------------------------------------------------------------
+
+
+def test_the_round_line_shows_what_was_spent_of_how_much(site):
+    """20 rounds of 50 steps at q = .01, sigma = 1, delta 1e-6, by PLD."""
+    config, keys, decisions = site
+    ledgers = Ledgers(config.ledger_dir, keys, decisions)
+    ledger = ledgers.data_set()
+    for number in range(1, 21):
+        charge(ledger, number)
+    words = epsilon_words(ledger.state)
+    assert words.startswith("eps 2.")
+    assert words.endswith(" of 8.000")
+    end = RoundEnd(JobId("job-1"), 12, 50, True, 3, "", 41)
+    assert round_words(end, "eps 1.840 of 8.000") == "round 12/50  included  eps 1.840 of 8.000  41 s"
+    lost = RoundEnd(JobId("job-1"), 3, 50, False, 0, "dropped in mask: upload", 7)
+    assert round_words(lost, "x") == "round 3/50  not included (dropped in mask: upload)  x  7 s"
+    scratch = ledgers.scratch()
+    leave = budget.authorize(scratch.state, NonPrivate("a test"), allow_non_private=True)
+    scratch.reserve(JobId("job-1"), 1, bytes(32), leave)
+    assert epsilon_words(scratch.state) == "not private"
+    ledgers.close()
+
+
+def test_off_a_terminal_lines_are_few_and_plain(capsys, monkeypatch):
+    """At most one passing line in five seconds, no carriage return, no escape."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    lines = Lines()
+    for step in range(100):
+        clock[0] += 0.1
+        lines.step(step, 100)
+        lines.awaited(Awaited("two sites", 9))
+    lines.say("round 1/1")
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 4
+    assert "\r" not in shown
+    assert "\x1b" not in shown
+
+
+# -- processes ---------------------------------------------------------------------------------
+
+
+def vector(play, site, **arrays):
+    path = play.root / f"{site}.safetensors"
+    save_file({name: np.asarray(array, np.float32) for name, array in arrays.items()}, path)
+    return path
+
+
+def start_job(play):
+    path = play.root / "JOB.toml"
+    play.run("job", "init", "--template", "vector", "--output", str(path))
+    text = path.read_text().replace('{ "weights" = [100, 100], "bias" = [100] }', '{ "w" = [5] }')
+    path.write_text(text)
+    play.start_job(path)
+
+
+def reserves(play, site):
+    lines = (play.site(site) / "ledger" / "scratch.ledger").read_bytes().splitlines()
+    return [json.loads(line)["body"]["type"] for line in lines]
+
+
+def test_push_by_processes_with_a_kill_and_every_bad_input(play):
+    """The ends of `push`: 51 by policy, 2 for NaN, 63 for a second one, kill -9 and back, 0 when stopped."""
+    play.start_aggregator()
+    for site in ("hosp-a", "hosp-b", "hosp-c"):
+        result = join(play, "--allow-non-private", site=site)
+        assert "round trip     PASS" in result.output
+    start_job(play)
+    good = [0.1, -0.2, 0.3, 0.0, 1.0]
+
+    strict = play.site("hosp-a") / "policy.toml"
+    text = strict.read_text()
+    strict.write_text(text.replace("allow_non_private = true", "allow_non_private = false"))
+    refused = play.push("hosp-a", vector(play, "hosp-a", w=good))
+    assert refused.wait(30) == 51
+    assert "allow_non_private" in refused.output
+    strict.write_text(text)
+
+    # What was declined in this round stays declined, so the next inputs come from another site.
+    bad = play.push("hosp-b", vector(play, "hosp-b", w=[0, np.nan, 0, 0, 0]))
+    assert bad.wait(30) == 2
+    assert "'w' holds a value that is not finite" in bad.output
+    assert "remedy:" in bad.output
+    assert not (play.site("hosp-b") / "ledger" / "scratch.ledger").exists()
+
+    first = play.push("hosp-c", vector(play, "hosp-c", w=good))
+    play.until(lambda: "ready" in first.output, "the site to be ready", 30)
+    twin = play.push("hosp-c", vector(play, "hosp-c", w=good))
+    assert twin.wait(30) == 63
+    first.kill()
+    assert reserves(play, "hosp-c") == ["open", "reserve"]
+    again = play.push("hosp-c", vector(play, "hosp-c", w=good))
+    play.until(lambda: again.output.count("ready") == 2, "the site to be ready again", 30)
+    assert reserves(play, "hosp-c") == ["open", "reserve"]
+    again.stop()
+    assert again.popen.returncode == 0
+    assert "stopped" in again.output
+
+
+def test_run_of_one_job_ends_when_the_job_does(play):
+    """Three daemons, one round: each is included, says so in one line, and ends with 0."""
+    play.start_aggregator()
+    sites = ("hosp-a", "hosp-b", "hosp-c")
+    for site in sites:
+        join(play, "--allow-non-private", site=site)
+    start_job(play)
+    running = [
+        play.start_client(site, "--job", "vector-sum", "--update", str(vector(play, site, w=np.zeros(5))))
+        for site in sites
+    ]
+    for process in running:
+        assert process.wait(60) == 0, process.output
+        lines = [line for line in process.output.splitlines() if not line.startswith("{")]
+        assert any(line.startswith("round 1/1  included  not private") for line in lines)
+        assert lines[-1] == "job vector-sum is done"
