@@ -62,15 +62,16 @@ class Member:
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """A connection for a few calls."""
+        import time
         from datetime import UTC, datetime
 
-        from secfed.transport.client import Connection, Sequence
+        from secfed.transport.client import Connection
 
         with Connection(
             self.config.aggregator,
             self.keys,
             self.rosters,
-            Sequence(self.config.key.with_suffix(".sequence")),
+            time.time_ns,  # new at every call, and commands of one member need no common file for it
             now=lambda: datetime.now(UTC),
             patience_s=PATIENCE_S,
         ) as made:

@@ -39,7 +39,7 @@ CAP = 8.0
 SPLIT_SEED = 7
 """The split is the same in every run; nothing private hangs on it."""
 
-QUIET_S = 10.0
+QUIET_S = 15.0
 """A wait says where it stands at least this often."""
 
 _POLL_S = 0.05
@@ -118,9 +118,12 @@ def _watch(
 
 
 def _last_line(client: Process) -> str:
-    """What a client said last, for people; its log lines are JSON and are left out."""
+    """Where a client stands, in a word or two; its log lines are JSON and are left out."""
     lines = [line for line in client.output.splitlines() if line and not line.startswith("{")]
-    return lines[-1] if lines else "starting"
+    last = lines[-1] if lines else "starting"
+    if last.startswith("waiting"):
+        return "waiting for the others"
+    return last.removeprefix("training: ") if last.startswith(("training: ", "round ")) else "preparing"
 
 
 def _material(task: str, models: Path) -> _Material:

@@ -118,6 +118,7 @@ def list_jobs(
 
     from secfed.cli.connect import connect
     from secfed.cli.passphrase import source
+    from secfed.cli.status import progress
     from secfed.cli.tables import table
 
     with connect(config, source(passphrase_file, passphrase_fd)) as connection:
@@ -125,8 +126,8 @@ def list_jobs(
     if as_json:
         typer.echo(json.dumps({"schema": 1, "jobs": [asdict(job) for job in jobs]}, indent=2))
         return
-    rows = [(job.job, job.kind, f"{job.round}/{job.rounds}", job.state, job.waiting_for) for job in jobs]
-    typer.echo(table(("job", "kind", "round", "state", "waiting for"), rows))
+    rows = [(job.job, job.kind, job.state, progress(job), job.waiting_for) for job in jobs]
+    typer.echo(table(("job", "kind", "state", "progress", "now"), rows))
 
 
 def _control(

@@ -24,8 +24,9 @@ from secfed.transport.client import Connection, Sequence
 
 __all__ = ["Wishes", "join"]
 
-TRY_S = 2.0
-"""How long the trial call is tried; an aggregator that is not up yet is no error here."""
+TRY_S = 4.0
+"""How long the trial call is tried: a running aggregator notices a new roster within about 2 seconds, and
+one that is not up yet is no error here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from secfed.cli.passphrase import Descriptor, PassphraseFile
 if TYPE_CHECKING:
     from secfed.rounds.exchange import JobState
 
-__all__ = ["status"]
+__all__ = ["progress", "status"]
 
 
 def status(
@@ -41,19 +41,25 @@ def status(
     typer.echo(f"federation     {reply.federation}  roster version {reply.roster_version}")
     typer.echo(f"connected      {', '.join(reply.connected) or 'nobody'}")
     if not reply.jobs:
-        typer.echo(f"jobs           {'none yet' if job is None else f'none named {job}'}")
+        typer.echo("jobs           none yet")
     for each in reply.jobs:
         typer.echo("")
         typer.echo(_in_words(each))
 
 
+def progress(job: JobState) -> str:
+    """The round at hand; between rounds and at the end, how many were published."""
+    if job.round:
+        return f"round {job.round}/{job.rounds}"
+    published = sum(ended.state == "published" for ended in job.history)
+    return f"{published}/{job.rounds} published"
+
+
 def _in_words(job: JobState) -> str:
-    lines = [f"job            {job.job}  kind {job.kind}, {job.state}, round {job.round}/{job.rounds}"]
+    lines = [f"job            {job.job}  kind {job.kind}, {job.state}, {progress(job)}"]
     if job.waiting_for:
         left = f", {job.remaining_s} s left" if job.remaining_s else ""
-        lines.append(
-            f"  attempt {job.attempt}, phase {job.phase or '-'}: waiting for {job.waiting_for}{left}"
-        )
+        lines.append(f"now            {job.waiting_for}{left}")
     lines += [f"  {member.site:<24} {member.state}, for {member.since_s} s" for member in job.members]
     for ended in job.history:
         dropped = "".join(f", {site}: {why}" for site, why in ended.dropped)

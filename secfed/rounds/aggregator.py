@@ -11,14 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from secfed.crypto.labels import Label
 from secfed.errors import ConfigError, EncodingError, LedgerError, PeerError, RoundAbortedError
-from secfed.identity import signed
 from secfed.identity.signed import Signed
-from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
+from secfed.ids import ClientId, Digest, JobId
 from secfed.rounds import standing
-from secfed.rounds.archive import archive_digest
-from secfed.rounds.attempt import Upload, discard_uploads, params_for, upload_name
+from secfed.rounds.attempt import Upload, params_for, upload_name
 from secfed.rounds.exchange import (
     Answer,
     Ask,
@@ -35,18 +32,17 @@ from secfed.rounds.exchange import (
     Wait,
 )
 from secfed.rounds.house import House
-from secfed.rounds.jobs import Ending, Job, JobBook
+from secfed.rounds.jobs import Job, JobBook
 from secfed.rounds.plan import RoundPlan
 from secfed.rounds.ports import Observer
 from secfed.rounds.presence import Presence
 from secfed.rounds.proposal import open_job_plan, sign_round_plan, vector_words
-from secfed.rounds.publish import Facts, Published, base_of, check_plan, publish, round_folder
+from secfed.rounds.publish import Formed, base_of, check_plan, form, round_folder
+from secfed.rounds.results import Results
 from secfed.rounds.round import Notices, OpenRound, SeatState
 from secfed.secagg.aggregator import AggregatorSession
-from secfed.secagg.frozen import Signatures
-from secfed.secagg.messages import Countersignature, Outcome, OutcomeNotice, SignedReply
+from secfed.secagg.messages import SignedReply
 from secfed.secagg.params import COMPLETE_GRAPH_MAX
-from secfed.secagg.record import AggregatorRecord
 from secfed.store.journal import Head
 
 __all__ = ["AggregatorRounds", "Worked"]
@@ -54,10 +50,10 @@ __all__ = ["AggregatorRounds", "Worked"]
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """What a piece of work came to: a result on disk, or why there will be none."""
+    """What opening a sum came to: a result in the store, or why there will be none."""
 
     session: AggregatorSession
-    published: Published | None
+    formed: Formed | None
     reason: str
 
 
@@ -92,10 +88,7 @@ class AggregatorRounds:
         self._presence = Presence()
         self._notices: Notices = {}
         self._said: dict[ClientId, Said] = {}
-        self._ended = {ending.h: (job, ending) for job in self._book.jobs.values() for ending in job.endings}
-        self._results = {ending.result for _, ending in self._ended.values() if ending.published}
-        self._deaf: set[tuple[ClientId, Digest]] = set()
-        self._signed_off: set[ClientId] = set()
+        self._results = Results(house, self._book)
         self._working = False
         self._open = self._take_up()
         self._clean_spool()
@@ -132,40 +125,30 @@ class AggregatorRounds:
         if isinstance(said, Ready) and ledger is not None and ledger.count and said.job in self._book.jobs:
             self._check_ledger(said.job, site, ledger)
         match said:
-            case Answer(h, SignedReply(statement)) if h in self._ended:
-                self._countersigned(site, h, statement)
-            case Refused(h, rule) if h in self._ended:
-                self._deaf.add((site, h))
-                self._changes.note("outcome_refused", job=self._ended[h][0].id, site=site, rule=rule)
+            case Answer(h, SignedReply(statement)) if self._results.knows(h):
+                if self._results.countersigned(site, h, statement):
+                    self._said.pop(site, None)
+            case Refused(h, rule) if self._results.knows(h):
+                self._results.refused(site, h, rule)
             case Present() | Ready() | Declined():
                 self._said[site] = said
                 self._pass_on(site, said)
             case _:
                 self._pass_on(site, said)
         self._settle()
-        return isinstance(said, Answer | Refused) and said.attempt in self._ended
+        return isinstance(said, Answer | Refused) and self._results.knows(said.attempt)
 
     def _pass_on(self, site: ClientId, said: Said) -> None:
         if self._open is not None and site in self._open.seats:
             self._open.hear(site, said)
 
     def next_for(self, site: ClientId) -> Told | None:
-        """What this site must be told now; None if nothing is new for it.
-
-        A site that has just countersigned is told so at once, since it may be about to leave.
-        """
-        told = self._news_for(site)
-        if told is None and site in self._signed_off:
-            told = self.wait_for(site)
-        self._signed_off.discard(site)
-        return told
-
-    def _news_for(self, site: ClientId) -> Told | None:
+        """What this site must be told now; None if nothing is new for it."""
         notices = self._notices.get(site)
         if notices:
             notice = notices.pop(0)
             return Ask(notice.attempt, notice)
-        over = self._outcome_for(site)
+        over = self._results.outcome_for(site, self._said.get(site))
         if over is not None:
             return Ask(over.attempt, over)
         round_ = self._open
@@ -177,17 +160,6 @@ class AggregatorRounds:
             round_.offered(site)
             return Offer(round_.job.proposal.text, round_.proposal.text)
         return None
-
-    def _outcome_for(self, site: ClientId) -> OutcomeNotice | None:
-        """The end of the round that this site still holds a contribution for."""
-        said = self._said.get(site)
-        if not isinstance(said, Ready) or said.job not in self._book.jobs:
-            return None
-        endings = self._book.jobs[said.job].endings
-        if said.round > len(endings):
-            return None
-        ending = endings[said.round - 1]
-        return None if (site, ending.h) in self._deaf else OutcomeNotice(ending.h, ending.statement)
 
     def wait_for(self, site: ClientId) -> Wait:
         """For a site that has nothing to hear: what is awaited, and until when at the latest."""
@@ -211,27 +183,6 @@ class AggregatorRounds:
         except LedgerError as error:
             self._changes.note("ledger_behind", job=job, site=site, reason=str(error))
             raise
-
-    def _countersigned(self, site: ClientId, h: Digest, statement: Signed) -> None:
-        """Keep a member's signature, if it is over what was published."""
-        job, ending = self._ended[h]
-        self._signed_off.add(site)
-        key = self._house.clients().get(site)
-        if key is None:
-            return
-        try:
-            body = signed.open_(
-                statement, key, Label.SIGN_COUNTERSIGN, context=h, sender=site, recipient=None
-            )
-            seen = self._house.codec.decode(Countersignature, body)
-        except PeerError as error:
-            self._changes.note("countersignature_refused", job=job.id, site=site, reason=str(error))
-        else:
-            if seen == Countersignature(ending.sum, ending.transcript):
-                self._book.countersigned(ending, site, statement)
-            else:
-                self._changes.note("countersignature_differs", job=job.id, site=site, round=ending.round)
-        self._said.pop(site, None)
 
     # -- uploads -------------------------------------------------------------------------------
 
@@ -283,89 +234,33 @@ class AggregatorRounds:
         if self._open is None or live is None or not live.session.ready or self._working:
             return None
         self._working = True
-        session, house, facts = live.session, self._house, self._facts(self._open, live.session)
+        house, session, job, proposal = self._house, live.session, self._open.job, self._open.proposal
 
         def run() -> Worked:
             try:
-                return Worked(session, publish(house, session, facts), "")
+                return Worked(session, form(house, session, job, proposal), "")
             except (RoundAbortedError, PeerError, EncodingError) as error:
                 return Worked(session, None, str(error))
 
         return run
 
     def worked(self, done: Worked) -> None:
-        """Make the end of the round durable; from then on it is told."""
+        """Make the end of the round durable and publish it; from then on it is told."""
         self._working = False
         round_ = self._open
         if round_ is None or round_.live is None or round_.live.session is not done.session:
             raise ValueError("work came back for a round that is not open")
-        if done.published is None:
+        if done.formed is None:
             round_.abort(done.reason)
         else:
-            self._close(round_, done.session, done.published, "")
+            self._close(round_, done.session, done.formed, "")
         self._settle()
 
-    def _facts(self, round_: OpenRound, session: AggregatorSession) -> Facts:
-        included = tuple(session.site(member) for member in session.survivors)
-        certified = AggregatorRecord(self._house.decisions).certified(session.h) or b"[]"
-        return Facts(
-            job=round_.job,
-            proposal=round_.proposal,
-            manifest=session.signed_manifest,
-            attempt=session.manifest.attempt,
-            h=session.h,
-            included=included,
-            dropped=tuple(round_.absent(included, session)),
-            signatures=tuple(
-                (session.site(member), signature)
-                for member, signature in Signatures.from_bytes(certified).signatures
-            ),
-        )
-
     def _close(
-        self, round_: OpenRound, session: AggregatorSession, published: Published | None, reason: str
+        self, round_: OpenRound, session: AggregatorSession, formed: Formed | None, reason: str
     ) -> None:
-        """The round's end: durable, then told."""
-        included = tuple(session.site(member) for member in session.survivors) if published else ()
-        outcome = Outcome(
-            published=published is not None,
-            survivors=included,
-            dropped=session.dropped,
-            sum=published.ring_sum.digest if published else NO_DIGEST,
-            transcript=published.ring_sum.transcript if published else NO_DIGEST,
-            result=published.result if published else NO_DIGEST,
-        )
-        ending = Ending(
-            round=round_.proposal.plan.round,
-            attempt=session.manifest.attempt,
-            h=session.h,
-            statement=self._house.sign(
-                Label.SIGN_OUTCOME, self._house.codec.encode(outcome), context=session.h
-            ),
-            published=outcome.published,
-            included=included,
-            dropped=tuple(round_.absent(included, session)),
-            sum=outcome.sum,
-            transcript=outcome.transcript,
-            result=outcome.result,
-            asked=len(round_.seats),
-            seconds=round(self._house.clock.monotonic() - round_.opened),
-            reason=reason,
-        )
-        self._book.close_round(round_.job, ending)
-        self._ended[ending.h] = (round_.job, ending)
-        if ending.published:
-            self._results.add(ending.result)
-        if not (self._house.retain_uploads and ending.published):
-            discard_uploads(self._house, ending.h)
+        self._results.close(round_, session, formed, reason)
         self._open = None
-        self._changes.note(
-            "round_ended",
-            job=round_.job.id,
-            state=standing.round_state(round_.job, ending),
-            rounds=round_.job.plan.rounds,
-            delta=None if round_.job.plan.dp is None else round_.job.plan.dp.delta,
-        )
         if round_.job.state != "running":
             self._changes.note("job", job=round_.job.id, state=round_.job.state, reason=round_.job.reason)
 
@@ -422,16 +317,15 @@ class AggregatorRounds:
         self._settle()
         return self._told(job)
 
-    def archived(self, digest: Digest) -> Path | None:
-        """The folder of the published round that is asked for by its archive's digest, or None."""
-        for job, ending in self._ended.values():
-            if ending.published and archive_digest(ending.result) == digest:
-                return round_folder(self._house.output, job.id, ending.round)
-        return None
-
     def announced(self, digest: Digest) -> bool:
         """Whether this is a result that was told to members, or the base of the open round."""
-        return digest in self._results or (self._open is not None and self._open.proposal.base == digest)
+        return self._results.announced(digest) or (
+            self._open is not None and self._open.proposal.base == digest
+        )
+
+    def archived(self, digest: Digest) -> Path | None:
+        """The folder of the published round that is asked for by its archive's digest, or None."""
+        return self._results.archived(digest)
 
     def status(self, job: JobId | None = None) -> StatusReply:
         """How things stand, for people."""
@@ -465,10 +359,8 @@ class AggregatorRounds:
 
     def _clean_spool(self) -> None:
         """Remove what an earlier run left of attempts that are over."""
-        kept = {self._open.live.h} if self._open is not None and self._open.live is not None else set()
-        if self._house.retain_uploads:
-            kept |= {h for h, (_, ending) in self._ended.items() if ending.published}
-        prefixes = {h.hex() for h in kept}
+        live = None if self._open is None else self._open.live
+        prefixes = {h.hex() for h in self._results.kept | ({live.h} if live is not None else set())}
         for name in self._house.spool.names():
             if name.split("-")[0] not in prefixes:
                 self._house.spool.discard(name)

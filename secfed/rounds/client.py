@@ -127,13 +127,12 @@ class ClientRounds:
     # -- the secure sum ------------------------------------------------------------------------
 
     def _answer(self, ask: Ask) -> Said | Upload:
-        held, request = self._held, ask.request
+        request = ask.request
         try:
-            if held is not None and isinstance(request, OpenAttempt | OutcomeNotice):
-                self._session.offer(self._membership(), held.terms(self._site), held.sending)
-            if held is not None and isinstance(request, OutcomeNotice) and self._left_out(held, request):
-                self._conclude(held, request)
-                return self.standing
+            if self._held is not None and isinstance(request, OutcomeNotice):
+                return self._hear_outcome(self._held, request)
+            if self._held is not None and isinstance(request, OpenAttempt):
+                self._on_offer(self._held)
             reply = self._session.receive(request)
         except DecisionConflictError as conflict:
             return self._refuse(ask, conflict)
@@ -141,8 +140,6 @@ class ClientRounds:
             raise
         except SecfedError as refusal:
             return self._refuse(ask, refusal)
-        if held is not None and isinstance(request, OutcomeNotice):
-            self._conclude(held, request)
         match reply:
             case None:
                 return self.standing
@@ -150,6 +147,10 @@ class ClientRounds:
                 return Upload(ask.attempt, reply.statement, reply.packed)
             case _:
                 return Answer(ask.attempt, reply)
+
+    def _on_offer(self, held: Held) -> None:
+        """The session goes by the roster that is in force now."""
+        self._session.offer(self._membership(), held.terms(self._site), held.sending)
 
     def _refuse(self, ask: Ask, refusal: SecfedError) -> Refused:
         kind = type(ask.request).__name__
@@ -171,33 +172,52 @@ class ClientRounds:
 
     # -- the end of a round --------------------------------------------------------------------
 
-    def _left_out(self, held: Held, notice: OutcomeNotice) -> bool:
-        """Close a round that ended without this site: it opened no attempt with this digest.
+    def _hear_outcome(self, held: Held, notice: OutcomeNotice) -> Said:
+        """Countersign the end of the round in hand; a round that ended without this site is only closed.
 
         Raises:
-            PeerError: The outcome is not the aggregator's.
+            PeerError: The outcome is not the aggregator's, or contradicts what was signed here.
         """
-        aggregator, h = self._site.rosters.current.aggregator, notice.attempt
-        if self._record.opened(held.round_id, h) is not None:
-            return False
+        outcome, h = self._verified(notice), notice.attempt
+        joined = self._record.opened(held.round_id, h) is not None
+        if not self._is_of(held, h):  # of an earlier round, come twice
+            return self._countersign(notice)
+        if not joined and self._site.name not in outcome.survivors:
+            self._record.close(held.round_id, published=outcome.published)
+            self._session.withdraw()
+            self._conclude(held, outcome)
+            return self.standing
+        self._on_offer(held)
+        said = self._countersign(notice)
+        self._conclude(held, outcome)
+        return said
+
+    def _countersign(self, notice: OutcomeNotice) -> Said:
+        reply = self._session.receive(notice)
+        return self.standing if reply is None else Answer(notice.attempt, reply)
+
+    def _verified(self, notice: OutcomeNotice) -> Outcome:
+        aggregator = self._site.rosters.current.aggregator
         statement = signed.open_(
             notice.statement,
             aggregator.identity_key,
             Label.SIGN_OUTCOME,
-            context=h,
+            context=notice.attempt,
             sender=aggregator.site,
             recipient=None,
         )
-        outcome = self._site.codec.decode(Outcome, statement)
-        if self._site.name in outcome.survivors:
-            return False  # the session says which rule this breaks
-        self._record.close(held.round_id, published=outcome.published)
-        self._session.withdraw()
+        return self._site.codec.decode(Outcome, statement)
+
+    def _is_of(self, held: Held, h: Digest) -> bool:
+        """Whether the outcome of this attempt ends the round in hand: it ends one round, for good."""
+        try:
+            self._site.decisions.put(f"outcome/{h.hex()}", str(held.round_id).encode())
+        except DecisionConflictError:
+            return False
         return True
 
-    def _conclude(self, held: Held, notice: OutcomeNotice) -> None:
-        """The round closed, durably, when the session countersigned: drop the contribution."""
-        outcome = self._site.codec.decode(Outcome, notice.statement.statement)
+    def _conclude(self, held: Held, outcome: Outcome) -> None:
+        """The round is closed, durably: drop the contribution."""
         self._site.contributions.discard(held.round_id.job, up_to=held.round_id.round)
         self._held = None
         included = outcome.published and self._site.name in outcome.survivors

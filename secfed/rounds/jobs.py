@@ -49,6 +49,8 @@ class Ending:
         sum: Digest of the opened ring sum; zero like the next two where nothing was published.
         transcript: What the next manifest names as its predecessor.
         result: Digest of the new adapter, or of the sum's file.
+        weight_sum: The sum of the weights.
+        saturated: Coordinates that were clamped to the bound, in all.
         asked: How many sites the round was offered to.
         reason: Why nothing was published; empty where something was.
     """
@@ -63,6 +65,8 @@ class Ending:
     sum: Digest
     transcript: Digest
     result: Digest
+    weight_sum: int
+    saturated: int
     asked: int
     seconds: int
     reason: str
@@ -221,6 +225,15 @@ class JobBook:
         self._decisions.put(_round_key("ending", job.id, ending.round), _ending_to(ending))
         job.add(ending)
 
+    def folder_written(self, job: Job, number: int) -> None:
+        """A published round's folder stands; it is not written again, even if somebody moves it away."""
+        self._decisions.put(_round_key("folder", job.id, number), b"")
+
+    def folders(self) -> set[tuple[JobId, int]]:
+        """Job and round of every folder that was written."""
+        keys = (key.split("/") for key, _ in self._decisions.scan("folder/"))
+        return {(JobId(job), int(number)) for _, job, number in keys}
+
     def countersigned(self, ending: Ending, site: ClientId, statement: Signed) -> None:
         """Keep a member's signature under what it was shown of a round's end."""
         value = _to_json(statement=_text(statement.statement), signature=_text(statement.signature))
@@ -306,6 +319,8 @@ def _ending_to(ending: Ending) -> bytes:
         sum=ending.sum.hex(),
         transcript=ending.transcript.hex(),
         result=ending.result.hex(),
+        weight_sum=ending.weight_sum,
+        saturated=ending.saturated,
         asked=ending.asked,
         seconds=ending.seconds,
         reason=ending.reason,
@@ -327,6 +342,8 @@ def _ending_from(value: bytes) -> Ending:
             sum=_digest(fields["sum"]),
             transcript=_digest(fields["transcript"]),
             result=_digest(fields["result"]),
+            weight_sum=fields["weight_sum"],
+            saturated=fields["saturated"],
             asked=fields["asked"],
             seconds=fields["seconds"],
             reason=fields["reason"],

@@ -1,8 +1,8 @@
 """From an opened ring sum to a result on disk: decode, check, apply, write, once and for good.
 
-Runs beside the rounds' core, touches none of its state, and can be repeated: the adapter is
-named by its digest, and a round's folder appears whole, under its name, or not at all. A folder
-that is there already stays as it is.
+`form` runs beside the rounds' core, touches none of its state, and can be repeated: a result is
+named by its digest. `write_folder` follows once the round's end is a durable fact: the folder
+appears whole, under its name, or not at all, and one that is there stays as it is.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from secfed.ids import NO_DIGEST, ClientId, Digest
 from secfed.privacy import events
 from secfed.rounds.charge import dp_event
 from secfed.rounds.house import House
-from secfed.rounds.jobs import Job
+from secfed.rounds.jobs import Ending, Job
 from secfed.rounds.plan import JobPlan, TrainSpec
 from secfed.rounds.proposal import COUNTERS, RoundProposal
-from secfed.secagg.aggregator import AggregatorSession, RingSum
+from secfed.secagg.aggregator import AggregatorSession
 from secfed.store import jsontext
 from secfed.store.files import make_directory, storage_errors, sync_directory
 from secfed.store.jsontext import Json
 
 __all__ = [
-    "MANIFEST_FILE", "SIGNATURE_FILE", "SUM_FILE", "Facts", "Published", "base_of", "check_plan",
-    "epsilon_by_plan", "publish", "round_folder",
+    "MANIFEST_FILE", "SIGNATURE_FILE", "SUM_FILE", "Facts", "Formed", "base_of", "check_plan",
+    "epsilon_by_plan", "form", "round_folder", "write_folder",
 ]  # fmt: skip
 
 MANIFEST_FILE = "secfed_manifest.json"
@@ -57,27 +57,38 @@ sum.safetensors holds `weighted_sum.NAME` and `mean.NAME` for every array, as fl
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a round's folder says of it beside the sum: fixed when the survivor list was frozen."""
+class Formed:
+    """A result in the store, not yet published.
 
-    job: Job
-    proposal: RoundProposal
-    manifest: Signed
-    attempt: int
-    h: Digest
-    included: tuple[ClientId, ...]
-    dropped: tuple[tuple[ClientId, str], ...]
-    signatures: tuple[tuple[ClientId, bytes], ...]
+    Attributes:
+        sum: Digest of the opened ring sum.
+        transcript: What the next manifest names as its predecessor.
+        result: Digest of the new adapter, or of the sum's file.
+        weight_sum: The sum of the weights.
+        saturated: Coordinates that were clamped to the bound, in all.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A result that is on disk for good."""
-
-    ring_sum: RingSum
+    sum: Digest
+    transcript: Digest
     result: Digest
     weight_sum: int
     saturated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a round's folder says; all of it durable.
+
+    Attributes:
+        manifest: The attempt's signed manifest.
+        signatures: The survivors' signatures on transcript and survivor list, by site.
+    """
+
+    job: Job
+    proposal: RoundProposal
+    ending: Ending
+    manifest: Signed
+    signatures: tuple[tuple[ClientId, bytes], ...]
 
 
 def round_folder(output: Path, job: str, number: int) -> Path:
@@ -117,15 +128,15 @@ def base_of(house: House, job: Job) -> Digest:
     return house.adapters.put(arrays, {"job": job.id, "round": 0})
 
 
-def publish(house: House, session: AggregatorSession, facts: Facts) -> Published:
-    """Open the sum of a finished attempt and make its result durable.
+def form(house: House, session: AggregatorSession, job: Job, proposal: RoundProposal) -> Formed:
+    """Open the sum of a finished attempt and put its result into the store.
 
     Raises:
         RoundAbortedError, PeerError, EncodingError: Nothing may be published; the round is over.
         StorageError: The disk refuses it; a restart goes on from here.
     """
     ring_sum = session.sum_up(threads=house.threads)
-    plan = facts.job.plan
+    plan = job.plan
     fixed = FixedPoint(float(plan.bound), plan.bits)
     total = decode_contribution_sum(ring_sum.total, len(ring_sum.survivors), COUNTERS, fixed)
     if not 1 <= total.weight_sum <= total.count * plan.weight_cap:
@@ -133,35 +144,35 @@ def publish(house: House, session: AggregatorSession, facts: Facts) -> Published
             f"the sum's weight {total.weight_sum} is not between 1 and {total.count} times {plan.weight_cap}"
         )
     if plan.training is None:
-        result = _store_sum(house, facts, total)
+        result = _store_sum(house, job, proposal, total)
     else:
-        result = _store_adapter(house, facts, total, plan.training)
-    published = Published(ring_sum, result, total.weight_sum, total.counters[0])
-    _write_folder(house, facts, published)
-    return published
+        result = _store_adapter(house, job, proposal, total, plan.training)
+    return Formed(ring_sum.digest, ring_sum.transcript, result, total.weight_sum, total.counters[0])
 
 
 # -- results -----------------------------------------------------------------------------------
 
 
-def _store_sum(house: House, facts: Facts, total: ContributionSum) -> Digest:
+def _store_sum(house: House, job: Job, proposal: RoundProposal, total: ContributionSum) -> Digest:
     arrays: dict[str, NDArray[np.float64]] = {}
     for kind, vector in (("weighted_sum", total.weighted_sum), ("mean", total.mean())):
-        arrays |= {f"{kind}.{name}": array for name, array in _arrays(facts.job.plan.layout, vector).items()}
+        arrays |= {f"{kind}.{name}": array for name, array in _arrays(job.plan.layout, vector).items()}
     metadata: dict[str, Json] = {
-        "job": facts.job.id,
-        "round": facts.proposal.plan.round,
+        "job": job.id,
+        "round": proposal.plan.round,
         "count": total.count,
         "weight_sum": total.weight_sum,
     }
     return house.adapters.put(arrays, metadata)
 
 
-def _store_adapter(house: House, facts: Facts, total: ContributionSum, spec: TrainSpec) -> Digest:
-    base = house.adapters.get(facts.proposal.base)
-    mean = facts.job.plan.layout.unflatten(total.mean())
+def _store_adapter(
+    house: House, job: Job, proposal: RoundProposal, total: ContributionSum, spec: TrainSpec
+) -> Digest:
+    base = house.adapters.get(proposal.base)
+    mean = job.plan.layout.unflatten(total.mean())
     adapter = registry.by_name(spec.strategy).apply(base, mean)
-    return house.adapters.put(adapter, {"job": facts.job.id, "round": facts.proposal.plan.round})
+    return house.adapters.put(adapter, {"job": job.id, "round": proposal.plan.round})
 
 
 def _arrays(layout: Layout, vector: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -178,21 +189,25 @@ def _arrays(layout: Layout, vector: NDArray[np.float64]) -> dict[str, NDArray[np
 # -- the folder --------------------------------------------------------------------------------
 
 
-def _write_folder(house: House, facts: Facts, published: Published) -> None:
-    """Build the folder beside its place, sync it, and move it there."""
+def write_folder(house: House, facts: Facts) -> None:
+    """Build a published round's folder beside its place, sync it, and move it there.
+
+    Raises:
+        StorageError: The disk refuses it, or another result is there.
+    """
     final = round_folder(house.output, facts.job.id, facts.proposal.plan.round)
     if final.exists():
-        _check_same(final, published.result)
+        _check_same(final, facts.ending.result)
         return
     make_directory(final.parent)
     draft = final.with_name(f".{final.name}.new")
     with storage_errors(draft):
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o755)
-        _write_result(house, facts, published, draft)
-        text = jsontext.pretty(_manifest(facts, published, _file_digests(draft)))
+        _write_result(house, facts, draft)
+        text = jsontext.pretty(_manifest(facts, _file_digests(draft)))
         (draft / MANIFEST_FILE).write_bytes(text)
-        signature = house.sign(Label.SIGN_MANIFEST_FILE, text, context=facts.h).signature
+        signature = house.sign(Label.SIGN_MANIFEST_FILE, text, context=facts.ending.h).signature
         (draft / SIGNATURE_FILE).write_text(_base64(signature) + "\n", encoding="ascii")
         for path in draft.iterdir():
             _sync(path)
@@ -202,13 +217,13 @@ def _write_folder(house: House, facts: Facts, published: Published) -> None:
     sync_directory(final.parent)
 
 
-def _write_result(house: House, facts: Facts, published: Published, draft: Path) -> None:
+def _write_result(house: House, facts: Facts, draft: Path) -> None:
     plan, spec = facts.job.plan, facts.job.plan.training
     if spec is None:
-        (draft / SUM_FILE).write_bytes(house.adapters.read_bytes(published.result))
+        (draft / SUM_FILE).write_bytes(house.adapters.read_bytes(facts.ending.result))
         (draft / "README.txt").write_text(_README, encoding="utf-8")
         return
-    arrays = house.adapters.get(published.result)
+    arrays = house.adapters.get(facts.ending.result)
     folder.write(draft, _adapter_spec(spec), arrays, notes=_notes(plan, facts))
 
 
@@ -229,7 +244,7 @@ def _notes(plan: JobPlan, facts: Facts) -> list[tuple[str, str]]:
     number = facts.proposal.plan.round
     rows = [
         ("round", f"{number} of {plan.rounds}"),
-        ("sites in the sum", str(len(facts.included))),
+        ("sites in the sum", str(len(facts.ending.included))),
         ("strategy", plan.training.strategy if plan.training else ""),
     ]
     if plan.dp is None:
@@ -250,9 +265,9 @@ def epsilon_by_plan(plan: JobPlan, number: int) -> str:
     return plan.epsilon_by_round[number - 1] if number <= len(plan.epsilon_by_round) else ""
 
 
-def _manifest(facts: Facts, published: Published, files: Mapping[str, str]) -> dict[str, Json]:
+def _manifest(facts: Facts, files: Mapping[str, str]) -> dict[str, Json]:
     """What is said of the round to whoever gets the folder."""
-    plan, ring_sum = facts.job.plan, published.ring_sum
+    plan, ending = facts.job.plan, facts.ending
     event = dp_event(plan)
     return {
         "kind": "secfed-round",
@@ -260,23 +275,23 @@ def _manifest(facts: Facts, published: Published, files: Mapping[str, str]) -> d
         "version": __version__,
         "job": facts.job.id,
         "round": facts.proposal.plan.round,
-        "attempt": facts.attempt,
-        "attempt_digest": facts.h.hex(),
+        "attempt": ending.attempt,
+        "attempt_digest": ending.h.hex(),
         "job_plan": facts.job.proposal.digest.hex(),
         "round_plan": facts.proposal.digest.hex(),
         "manifest": {
             "statement": _base64(facts.manifest.statement),
             "signature": _base64(facts.manifest.signature),
         },
-        "included": list(facts.included),
-        "dropped": [{"site": site, "reason": reason} for site, reason in facts.dropped],
-        "count": len(facts.included),
-        "weight_sum": published.weight_sum,
-        "saturated_coordinates": published.saturated,
+        "included": list(ending.included),
+        "dropped": [{"site": site, "reason": reason} for site, reason in ending.dropped],
+        "count": len(ending.included),
+        "weight_sum": ending.weight_sum,
+        "saturated_coordinates": ending.saturated,
         "base": facts.proposal.base.hex(),
-        "result": published.result.hex(),
-        "sum": ring_sum.digest.hex(),
-        "transcript": ring_sum.transcript.hex(),
+        "result": ending.result.hex(),
+        "sum": ending.sum.hex(),
+        "transcript": ending.transcript.hex(),
         "survivors_signatures": [
             {"site": site, "signature": _base64(signature)} for site, signature in facts.signatures
         ],

@@ -195,6 +195,8 @@ class AggregatorSession:
             raise UnexpectedMessageError(f"{self.site(member)} owes nothing in phase {self.phase.value}")
         if member in self._received() or self.ready:
             return  # the same reply again after a lost acknowledgement, or one that is not needed any more
+        if self._is_certified(member, reply):
+            return  # said again to an aggregator that was restarted meanwhile, and has it from its record
         match self.phase, reply:
             case Phase.ADVERTISE, SignedReply():
                 self._collected.take_advert(member, reply.statement)
@@ -211,6 +213,14 @@ class AggregatorSession:
                     f"a {type(reply).__name__} came in phase {self.phase.value}", culprits=[self.site(member)]
                 )
         self._advance_if_complete()
+
+    def _is_certified(self, member: MemberIndex, reply: Reply) -> bool:
+        """Whether this is the member's signature on the survivors, made durable before."""
+        return (
+            self._certified is not None
+            and isinstance(reply, SignedReply)
+            and (member, reply.statement.signature) in self._certified.signatures
+        )
 
     def expects_upload(self, member: MemberIndex) -> bool:
         """Whether this member's masked vector is awaited."""

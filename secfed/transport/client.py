@@ -54,15 +54,13 @@ SLOWEST_BYTES_PER_S = 64 << 10
 RETRY_FIRST_S, RETRY_MOST_S = 0.25, 2.0
 """Pauses between tries; the longest is well within the 5 seconds in which a link must be taken up again."""
 
-ROSTER_LAG_S = 6.0
-"""How long a new roster may take to come into force: the aggregator looks at its file every 2 seconds."""
+ROSTER_LAG_S = 5.0
+"""How long a new roster may take to come into force; the aggregator looks at its file every 2 seconds.
+An older roster, or connections that all end between TLS and the first HTTP/2 frame, may mean no more
+than that; if they go on for so long, the aggregator does not accept this certificate."""
 
 KEEPALIVE_S = 30
 """A link on which nothing came for so long is probed."""
-
-REJECTIONS = 4
-"""So many connections that end between TLS and the first HTTP/2 frame are no accident: the aggregator
-does not accept this certificate. (One is what a process that is just stopping looks like.)"""
 
 _SEQUENCE_AHEAD_NS = 60 * 10**9
 """Numbers are reserved on disk for a minute ahead, so that a call costs no sync."""
@@ -148,7 +146,7 @@ class Connection:
         self._patience_s, self._on_retry = patience_s, on_retry
         self._channel: grpc.Channel | None = None
         self._peer: Certificate | None = None
-        self._rejected = 0
+        self._rejected_since: float | None = None
 
     # -- rounds: the Link port -----------------------------------------------------------------
 
@@ -311,7 +309,7 @@ class Connection:
             reply = act(channel, hello)
         except grpc.RpcError as failure:
             raise self._explain(failure) from None
-        self._rejected = 0
+        self._rejected_since = None
         return reply
 
     def _dial(self, peer: Certificate) -> tuple[grpc.Channel, HelloMaker]:
@@ -349,14 +347,15 @@ class Connection:
             )
         connecting = "failed to connect" in details
         if connecting and ("Socket closed" in details or "Connection reset" in details):
-            self._rejected += 1
-            if self._rejected >= REJECTIONS:
+            now = time.monotonic()
+            self._rejected_since = self._rejected_since or now
+            if now - self._rejected_since >= ROSTER_LAG_S:
                 return RevokedError(
                     f"the aggregator at {self._address} no longer accepts the certificate of "
                     f"{self._keys.site}, which this side's roster still lists: it was revoked or replaced"
                 )
             return NetworkError(f"{self._address} ended the connection")
-        self._rejected = 0
+        self._rejected_since = None
         return NetworkError(_why(self._address, details) if details else str(error))
 
 

@@ -60,6 +60,7 @@ class Desk:
         self._spreading = asyncio.Lock()
         self._told = -1
         self._closing = False
+        self._broken: StorageError | None = None
         self._background: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         """Set once something failed that only a restart can mend."""
@@ -73,23 +74,30 @@ class Desk:
         Raises:
             SecfedError: What the step raised. A failing disk is reported to `failed` too.
         """
-        done = await self._loop.run_in_executor(self._core, self._step, step)
+        try:
+            done = await self._loop.run_in_executor(self._core, self._step, step)
+        except StorageError as error:
+            self.fail(error)
+            raise
         if done.work is not None:
             self.chore(self._carry_out(done.work))
         if done.changes != self._told and self._waiting:
             await self._spread()
         if done.error is not None:
-            if isinstance(done.error, StorageError) and not isinstance(done.error, LedgerError):
-                self.fail(done.error)
             raise done.error
         return cast(T, done.result)
 
     def _step(self, step: Callable[[AggregatorRounds], T]) -> _Done[T]:
-        """On the core's thread: one step, and what it makes due."""
+        """On the core's thread: one step, and what it makes due; none after a write has failed."""
+        if self._broken is not None:
+            raise self._broken
         try:
             result, error = step(self._rounds), None
         except SecfedError as refusal:
             result, error = None, refusal
+            if isinstance(refusal, StorageError) and not isinstance(refusal, LedgerError):
+                self._broken = refusal  # what is in memory may be ahead of what is durable
+                raise
         return _Done(result, error, self._rounds.work(), self._rounds.changes)
 
     def soon(self, step: Callable[[AggregatorRounds], None]) -> None:

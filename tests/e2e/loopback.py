@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from secfed.cli import federation, keys, main
+from secfed.cli import main
 from secfed.cli.playground import Playground, Process
 from secfed.config import to_toml
 from secfed.config.job import DeadlineSection, JobFile, VectorSection
@@ -180,6 +180,19 @@ class Loopback(Playground):
         process = Process(name, popen, log, stream)
         self.processes.append(process)
         return process
+
+    def call(self, *words: object) -> Outcome:
+        """Run one `secfed` command in a process of its own, to its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "secfed", *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            env=self.environment({"PYTHONPATH": str(_HERE.parents[1])}),
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
 
     def doomed_push(self, name: str, update: Path, point: str) -> Process:
         """`secfed client push`, killed at a point of doomed_client.py."""

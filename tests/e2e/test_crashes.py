@@ -90,7 +90,9 @@ def test_killed_before_the_freeze_the_attempt_is_void_and_repeated(town: Town, p
     assert all(after[name.split("-")[1]] != data for name, data in before.items())
 
 
-@pytest.mark.parametrize("point", ["after:decide frozen/", "after:decide signatures/", "after:decide ending/"])
+@pytest.mark.parametrize(
+    "point", ["after:decide frozen/", "after:decide signatures/", "after:decide ending/"]
+)
 def test_killed_after_the_freeze_the_same_attempt_is_finished(town: Town, point: str) -> None:
     """One attempt, whatever was told of it before; and what is published never changes."""
     play = town.play

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -694,24 +695,56 @@ def test_a_frozen_attempt_ends_under_the_roster_it_was_opened_with(hall: Any) ->
     assert (end.state, end.included) == ("published", tuple(SITES))
 
 
-def test_a_crash_between_publication_and_record_publishes_the_same_once(hall: Any) -> None:
-    """The folder stands; the restart finds the same result and records it."""
-    h = hall(3)
-    h.start_job()
+def run_to_the_sum(h: Hall) -> Any:
     work = None
     while work is None:
         for name in h.federation.machines:
             h.turn(name)
         h.rounds.tick()
         work = h.rounds.work()
-    work()
-    before = (h.folder() / "secfed_manifest.json").read_bytes()
+    return work
+
+
+def test_nothing_is_published_before_the_rounds_end_is_durable(hall: Any) -> None:
+    """A crash with the sum opened shows nothing; the restart opens it again, and publishes it."""
+    h = hall(3)
+    h.start_job()
+    run_to_the_sum(h)()
+    assert not h.folder().exists()
     h.restart()
     assert h.ends == []
     h.run()
     (end,) = h.ends
     assert end.state == "published"
-    assert (h.folder() / "secfed_manifest.json").read_bytes() == before
+    assert h.folder().exists()
+
+
+def test_a_crash_between_the_rounds_end_and_its_folder_is_made_good(hall: Any, monkeypatch: Any) -> None:
+    """The end was durable, so it stands, even with every client gone; the restart writes the folder, once."""
+    h = hall(3)
+    h.start_job()
+    work = run_to_the_sum(h)
+
+    def crash(*_: Any) -> None:
+        raise StorageError("the power went")
+
+    monkeypatch.setattr("secfed.rounds.results.write_folder", crash)
+    with pytest.raises(StorageError):
+        h.rounds.worked(work())
+    assert not h.folder().exists()
+    assert h.rounds.next_for(ClientId("hosp-a")) is None, "nobody is told before the folder stands"
+    monkeypatch.undo()
+    h.restart()
+    facts = json.loads((h.folder() / "secfed_manifest.json").read_bytes())
+    assert facts["included"] == SITES[:3]
+    assert len(facts["survivors_signatures"]) == 3
+    assert h.rounds.status().jobs[0].history[0].state == "published"
+    shutil.rmtree(h.folder())
+    h.restart()
+    assert not h.folder().exists(), "a folder that was moved away is not written again"
+    h.run()
+    for machine in h.federation.machines.values():
+        assert machine.site.contributions.rounds() == []
 
 
 def test_a_folder_with_another_result_is_never_written_over(hall: Any) -> None:
@@ -750,11 +783,16 @@ def test_ten_thousand_rounds_are_read_within_five_seconds(hall: Any) -> None:
     job = book.find(JobId("sum-1"))
     sites = tuple(map(ClientId, SITES[:3]))
     zero = Digest(bytes(32))
-    pattern = Ending(1, 1, zero, Signed(bytes(300), bytes(64)), True, sites, (), zero, zero, zero, 3, 41, "")
+    pattern = Ending(
+        round=1, attempt=1, h=zero, statement=Signed(bytes(300), bytes(64)), published=True, included=sites,
+        dropped=(), sum=zero, transcript=zero, result=zero, weight_sum=3, saturated=0, asked=3, seconds=41,
+        reason="",
+    )  # fmt: skip
     h.decisions._database.execute("PRAGMA synchronous = OFF")  # only the reading is timed
     for number in range(1, 10_001):
         h_digest = Digest(number.to_bytes(32, "big"))
         book.close_round(job, replace(pattern, round=number, h=h_digest))
+        book.folder_written(job, number)
     h.kill()
     begin = time.perf_counter()
     h.start()

@@ -243,6 +243,25 @@ def test_a_site_that_was_left_out_lets_go_of_the_round(build_federation):
     assert isinstance(cohort[0].rounds.hear(Ask(host.session.h, forged)), Refused)
 
 
+@pytest.mark.parametrize("included", [True, False])
+def test_an_outcome_that_comes_twice_ends_no_later_round(build_federation, included):
+    """The notice of round 1 again, while round 2 is in hand: for who was in round 1 and who was left out."""
+    federation = build_federation(4)
+    plan = federation.plan()
+    *cohort, spare = ready(federation, plan)
+    host = federation.begin(plan, 1, cohort)
+    host.run(cohort)
+    notice = Ask(host.session.h, host.outcome())
+    machine = cohort[0] if included else spare
+    first = machine.rounds.hear(notice)
+    ready(federation, plan, 2, [machine])
+    again = machine.rounds.hear(notice)
+    assert again == first if included else isinstance(again, Refused)
+    assert machine.rounds.ended is None
+    assert machine.rounds.standing.round == 2
+    assert machine.site.contributions.rounds() == [RoundId(JobId("sum-1"), 2)]
+
+
 def test_a_second_client_on_the_same_state_is_turned_away(federation):
     machine = next(iter(federation.machines.values()))
     machine.start()

@@ -78,7 +78,7 @@ def test_more_seeds_for_some_minutes(disk: Path, request: pytest.FixtureRequest)
 
 def test_a_quiet_federation_publishes_every_round_with_everybody_in_it(disk: Path) -> None:
     """Without trouble nothing is dropped, voided or repeated: the simulator itself loses nothing."""
-    simulation = Simulation(1, disk, clients=5, rounds=3, steps=0, weather=CALM)
+    simulation = Simulation(1, disk, clients=5, rounds=3, steps=0, weather=CALM, pace=20.0)
     endings = simulation.run()
     assert [ending.published for ending in endings] == [True, True, True]
     assert all(len(ending.included) == 5 for ending in endings)

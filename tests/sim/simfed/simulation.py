@@ -76,6 +76,7 @@ class Simulation:
 
     Args:
         steps: How many steps the chaotic part has.
+        pace: Steps a simulated second: at a slow one sites seem to be away between two calls.
     """
 
     seed: int
@@ -84,6 +85,7 @@ class Simulation:
     rounds: int = 2
     spare_rounds: int = 2
     steps: int = 350
+    pace: float = 4.0
     weather: Weather | None = None
     constant: bool | None = None
     trace: list[str] = field(default_factory=list)
@@ -190,7 +192,7 @@ class Simulation:
     def step(self) -> None:
         """One thing happens somewhere."""
         assert self.weather is not None
-        self.clock.seconds += self.random.expovariate(4.0)
+        self.clock.seconds += self.random.expovariate(self.pace)
         roll = self.random.random()
         if self.center.rounds is not None and roll < self.weather.kill_aggregator:
             self._kill_center()

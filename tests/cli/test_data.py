@@ -1,0 +1,171 @@
+"""`secfed data check` and `secfed eval`: with the real encoder, on files as sites have them; no socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secfed.aggregation import folder
+from secfed.aggregation.initial import initial_adapter
+from secfed.aggregation.spec import AdapterSpec
+from secfed.cli.jobfile import template
+from secfed.config import ClientConfig, DataConfig, checked, to_toml
+
+Command = Callable[..., Any]
+
+ROWS = [
+    {
+        "text": f"sentence number {number} about a film",
+        "label": ("bad", "good")[number % 2],
+        "who": number // 5,
+    }
+    for number in range(20)
+]
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The prepared base models; a missing cache is a failure with its remedy, not a skip."""
+    named = os.environ.get("SECFED_CACHE")
+    if not named:
+        pytest.fail("SECFED_CACHE is not set: run the tests with `make test`, which prepares the assets")
+    return Path(named)
+
+
+@pytest.fixture(autouse=True)
+def _no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever dials fails the test."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def site(tmp_path: Path, models: Path) -> Callable[..., Path]:
+    """Writes a site's rows and client.toml; keywords go into [data], None leaves the section out."""
+
+    def make(rows: Sequence[Mapping[str, Any]] = ROWS, **data: Any) -> Path:
+        file = write_rows(tmp_path / "rows.jsonl", rows)
+        section = {"file": str(file), "unit": "record", "public_n": 100, **data}
+        config = checked(
+            ClientConfig, tmp_path, site="hosp-a", key="a.key", federation="0f" * 16,
+            roster_key="A" * 43 + "=", roster="roster.txt", aggregator="127.0.0.1:8443",
+            aggregator_certificate="aggregator.pem", state_dir="state", ledger_dir="ledger",
+            policy="policy.toml", output_dir="out", models_dir=str(models), data=checked(DataConfig, tmp_path, **section).model_dump(),
+        )  # fmt: skip
+        (tmp_path / "client.toml").write_text(to_toml(config, tmp_path))
+        return tmp_path / "client.toml"
+
+    return make
+
+
+def test_data_check_counts_and_shows_no_row(site: Callable[..., Path], secfed: Command) -> None:
+    done = secfed("data", "check", "--config", site(), "--labels", "bad, good", "--max-length", 7)
+    assert (done.code, done.err) == (0, "")
+    assert done.fact("columns") == "text = 'text', label = 'label'"
+    assert done.fact("rows") == "20, of which 20 count"
+    assert (done.fact("unit"), done.fact("units")) == ("record (record)", "20")
+    assert "20 are longer than 7" in done.fact("tokens a row")
+    assert "Nothing was sent" in done.out
+    assert "sentence" not in done.said
+
+
+def test_a_person_counts_once_and_with_so_many_rows(site: Callable[..., Path], secfed: Command) -> None:
+    config = site(unit="who", max_records_per_unit=3)
+    done = secfed("data", "check", "--config", config, "--labels", "bad,good", "--nominal-units", 1000)
+    assert done.fact("rows") == "20, of which 12 count"
+    assert (done.fact("unit"), done.fact("units")) == ("who (person)", "4")
+    assert done.err.startswith("warning: 4 units are more than a factor of 10 from the plan's 1000")
+
+
+def test_a_column_may_have_another_name(site: Callable[..., Path], secfed: Command) -> None:
+    rows = [{"note": row["text"], "class": row["label"]} for row in ROWS]
+    done = secfed("data", "check", "--config", site(rows, text="note", label="class"), "--labels", "bad,good")
+    assert (done.code, done.fact("columns")) == (0, "text = 'note', label = 'class'")
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "expected"),
+    [
+        ({"text": "txt"}, ("--labels", "bad,good"), "no column 'txt'; did you mean 'text'?"),
+        ({"unit": "whom", "max_records_per_unit": 1}, ("--labels", "bad,good"), "did you mean 'who'?"),
+        ({}, ("--labels", "bad,fine"), "row 2"),
+        ({}, (), "--labels"),
+        ({}, ("--labels", "bad"), "at least two labels"),
+        ({}, ("--trainer", "dpo"), "--trainer is classify or sft, not 'dpo'"),
+        ({}, ("--labels", "bad,good", "--base-model", "x/unheard-of"), "'x/unheard-of'"),
+        ({}, ("--trainer", "sft"), "no column 'prompt'"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    site: Callable[..., Path], secfed: Command, change: dict[str, Any], words: tuple[str, ...], expected: str
+) -> None:
+    done = secfed("data", "check", "--config", site(**change), *words)
+    assert done.code == 2
+    assert expected in done.error
+    assert "sentence" not in done.said
+
+
+def test_a_site_for_vectors_has_no_data_to_check(site: Callable[..., Path], secfed: Command) -> None:
+    config = site()
+    config.write_text(config.read_text().partition("[data]")[0])
+    done = secfed("data", "check", "--config", config, "--labels", "bad,good")
+    assert (done.code, "[data]" in done.error) == (2, True)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, models: Path) -> Path:
+    """The adapter that the classify template starts from, as a round's folder."""
+    from secfed.training.adapter import schema
+    from secfed.training.models import model_folder
+
+    section = template("classify").training
+    assert section is not None
+    spec = AdapterSpec(section.base_model, "main", "classify", section.target_modules, 2, 2, ("bad", "good"))
+    arrays = initial_adapter(schema(spec, model_folder(models, spec.base_model)), bytes(32))
+    folder.write(tmp_path / "round-0001", spec, arrays)
+    return tmp_path / "round-0001"
+
+
+def test_eval_measures_public_rows(adapter: Path, tmp_path: Path, models: Path, secfed: Command) -> None:
+    rows = write_rows(tmp_path / "public.jsonl", ROWS)
+    words = ("eval", "--adapter", adapter, "--data", rows, "--models", models, "--device", "cpu")
+    document = json.loads(secfed(*words, "--json").out)
+    assert (document["schema"], document["metric"], document["rows"]) == (1, "accuracy", 20)
+    assert 0 <= document["value"] <= 1
+    text = secfed(*words)
+    assert (text.code, text.out) == (0, f"accuracy {document['value']:.4f} on 20 public rows\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--text", "txt"), "no column 'txt'"),
+        (("--data", "{tmp}/none.jsonl"), "none.jsonl"),
+        (("--adapter", "{tmp}/none"), "none"),
+        (("--models", "{tmp}"), "all-MiniLM-L6-v2"),
+        (("--device", "tpu"), "tpu"),
+    ],
+)
+def test_eval_names_what_is_wrong(
+    adapter: Path, tmp_path: Path, models: Path, secfed: Command, words: tuple[str, ...], expected: str
+) -> None:
+    rows = write_rows(tmp_path / "public.jsonl", ROWS)
+    filled = [word.format(tmp=tmp_path) for word in words]
+    done = secfed("eval", "--adapter", adapter, "--data", rows, "--models", models, *filled)
+    assert done.code in (2, 60)
+    assert expected in done.error
