@@ -127,7 +127,7 @@ def test_a_client_without_data_is_for_vector_jobs(tmp_path: Path) -> None:
 def test_policies_are_safe_by_default(tmp_path: Path) -> None:
     found = load(write(tmp_path, "[budget]\nepsilon = 8\n"), PolicyConfig).job
     assert found == JobPolicy()
-    assert (found.min_cohort, found.allow_non_private, found.share_epsilon) == (3, False, False)
+    assert (found.min_cohort, found.allow_non_private) == (3, False)
 
 
 @pytest.mark.parametrize(

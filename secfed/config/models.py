@@ -254,9 +254,6 @@ class JobPolicy(Section):
     allow_non_private: StrictBool = Field(
         False, description="Accept releases WITHOUT differential privacy (epsilon is infinite)."
     )
-    share_epsilon: StrictBool = Field(
-        False, description="Tell the aggregator what was spent; otherwise it stays here."
-    )
 
     @field_validator("allowed_kinds")
     @classmethod

@@ -33,7 +33,6 @@ class Label(Enum):
     ITEM = b"secfed/1/digest/item"
     ITEM_LIST = b"secfed/1/digest/item-list"
     CERTIFICATE = b"secfed/1/digest/certificate"
-    REQUEST = b"secfed/1/digest/request"
     TRANSCRIPT = b"secfed/1/digest/transcript"
     OUTCOME_TRANSCRIPT = b"secfed/1/digest/outcome-transcript"
     SUM = b"secfed/1/digest/sum"
@@ -55,7 +54,6 @@ class Label(Enum):
     UNIT_RECORDS = b"secfed/1/key/unit-records"
     STREAM_NOISE = b"secfed/1/key/stream-noise"
     STREAM_SAMPLING = b"secfed/1/key/stream-sampling"
-    STREAM_ROUNDING = b"secfed/1/key/stream-rounding"
 
     # signatures
     SIGN_ROSTER = b"secfed/1/sign/roster"
@@ -74,8 +72,6 @@ class Label(Enum):
     SIGN_OUTCOME = b"secfed/1/sign/outcome"
     SIGN_COUNTERSIGN = b"secfed/1/sign/countersign"
     SIGN_LEDGER = b"secfed/1/sign/ledger-entry"
-    SIGN_LEDGER_HEAD = b"secfed/1/sign/ledger-head"
     SIGN_AUDIT = b"secfed/1/sign/audit-entry"
-    SIGN_JOB_CONTROL = b"secfed/1/sign/job-control"
     SIGN_ENROLMENT = b"secfed/1/sign/enrolment"
     SIGN_MANIFEST_FILE = b"secfed/1/sign/round-manifest-file"

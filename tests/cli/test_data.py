@@ -65,7 +65,8 @@ def site(tmp_path: Path, models: Path) -> Callable[..., Path]:
             ClientConfig, tmp_path, site="hosp-a", key="a.key", federation="0f" * 16,
             roster_key="A" * 43 + "=", roster="roster.txt", aggregator="127.0.0.1:8443",
             aggregator_certificate="aggregator.pem", state_dir="state", ledger_dir="ledger",
-            policy="policy.toml", output_dir="out", models_dir=str(models), data=checked(DataConfig, tmp_path, **section).model_dump(),
+            policy="policy.toml", output_dir="out", models_dir=str(models),
+            data=checked(DataConfig, tmp_path, **section).model_dump(),
         )  # fmt: skip
         (tmp_path / "client.toml").write_text(to_toml(config, tmp_path))
         return tmp_path / "client.toml"

@@ -69,6 +69,16 @@ def edited(folder: Path, kind: str, *changes: tuple[str, str]) -> Path:
     return path
 
 
+def aiming_at(target: float) -> tuple[tuple[str, str], ...]:
+    """Changes to the classify template: a target instead of a noise multiplier."""
+    privacy = template("classify").privacy
+    assert privacy is not None
+    return (
+        (f"noise_multiplier = {privacy.noise_multiplier}", f"target_epsilon = {target:f}"),
+        ("# target_epsilon = (not given)\n", ""),
+    )
+
+
 def refusal(path: Path) -> str:
     """What is wrong with a job file, after its name."""
     with pytest.raises(ConfigError) as refused:
@@ -232,8 +242,7 @@ def test_target_epsilon_is_kept_by_the_whole_plan(plan: Plan, target: float, spa
     """Spare rounds are counted as if all of them were used."""
     made = plan(
         "classify",
-        ("noise_multiplier = 0.8", f"target_epsilon = {target}"),
-        ("# target_epsilon = (not given)\n", ""),
+        *aiming_at(target),
         ("spare_rounds = 0", f"spare_rounds = {spare}"),
     )
     assert made.training is not None
@@ -246,11 +255,7 @@ def test_target_epsilon_is_kept_by_the_whole_plan(plan: Plan, target: float, spa
 
 def test_a_target_that_no_noise_reaches_is_refused(plan: Plan) -> None:
     with pytest.raises(BudgetExceededError):
-        plan(
-            "classify",
-            ("noise_multiplier = 0.8", "target_epsilon = 0.00001"),
-            ("# target_epsilon = (not given)\n", ""),
-        )
+        plan("classify", *aiming_at(0.00001))
 
 
 def test_a_base_model_that_is_not_there_is_named(members: Roster, tmp_path: Path) -> None:
