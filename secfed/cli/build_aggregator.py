@@ -88,7 +88,8 @@ class Teller:
                 self.say(f"job {job}  started by {site}")
             case "roster", {"version": version}:
                 self.say(f"roster version {version} is in force")
-        self._log.info(event, job=job, site=site, **facts)
+        named = {name: value for name, value in (("job", job), ("site", site)) if value is not None}
+        self._log.info(event, **named, **facts)
 
     def say(self, line: str) -> None:
         """One line for people, at once."""

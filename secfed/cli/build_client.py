@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
+from secfed.cli.heads import Heads
+from secfed.cli.ledgers import Ledgers
 from secfed.config import ClientConfig, DataConfig, PolicyConfig
 from secfed.config import load as load_config
 from secfed.crypto.kdf import digest
@@ -28,10 +29,7 @@ from secfed.errors import AuthenticationError, ConfigError, PeerError
 from secfed.identity import keyfile
 from secfed.identity.fields import from_base64
 from secfed.identity.keyfile import MemberKeys
-from secfed.ids import Digest, JobId
-from secfed.privacy import budget
-from secfed.privacy.entries import Budget
-from secfed.privacy.events import Unit
+from secfed.ids import JobId
 from secfed.privacy.ledger import Ledger
 from secfed.rounds.admission import Site
 from secfed.rounds.client import ClientRounds
@@ -40,124 +38,20 @@ from secfed.rounds.plan import JobPlan
 from secfed.rounds.ports import Contributor, Observer
 from secfed.rounds.rosters import RosterKeeper
 from secfed.rounds.vector import VectorContributor
-from secfed.secagg.record import Decisions
 from secfed.store import files
 from secfed.store.decisions import DecisionStore
-from secfed.store.journal import Head
 from secfed.transport.client import Connection, Sequence
 from secfed.wire.codec import ProtoCodec
 
 if TYPE_CHECKING:
     from secfed.cli.passphrase import Source
 
-__all__ = ["Client", "Ledgers", "UpdateFile", "create_ledger", "load_site", "open_client", "unit_of"]
-
-DATA_LEDGER, SCRATCH_LEDGER = "dataset.ledger", "scratch.ledger"
-
-RELATION: Final = "add-remove"
-"""The one relation that plans name."""
+__all__ = ["Client", "UpdateFile", "load_site", "open_client", "utc_now"]
 
 
 def utc_now() -> datetime:
     """The wall clock, for validity."""
     return datetime.now(UTC)
-
-
-# -- ledgers -----------------------------------------------------------------------------------
-
-
-def unit_of(data: DataConfig) -> tuple[Unit, int]:
-    """The privacy unit of a data set, and how many records of one unit count."""
-    if data.unit == "record":
-        return "record", 1
-    return "person", data.max_records_per_unit or 1
-
-
-def create_ledger(directory: Path, keys: MemberKeys, data: DataConfig, policy: PolicyConfig) -> Path:
-    """Open the data set's ledger for good, with its whole budget.
-
-    Raises:
-        LedgerError: There is one already, or the budget makes no sense.
-    """
-    unit, records = unit_of(data)
-    wanted = policy.budget.delta
-    delta = budget.default_delta(data.public_n) if wanted is None else _decimal(wanted)
-    path = directory / DATA_LEDGER
-    Ledger.create(
-        path,
-        key=keys.signing,
-        site=keys.site,
-        unit=unit,
-        records_per_unit=records,
-        relation=RELATION,
-        budget=Budget(_decimal(policy.budget.epsilon), delta, data.public_n),
-    ).close()
-    return path
-
-
-class Ledgers:
-    """The site's ledgers, each opened on first use and held until `close`.
-
-    The head that each had when it was last closed or written is remembered among the decisions, so
-    that a ledger which came back from a backup is noticed here already.
-    """
-
-    def __init__(self, directory: Path, keys: MemberKeys, decisions: Decisions) -> None:
-        files.make_directory(directory)
-        self._directory, self._keys, self._decisions = directory, keys, decisions
-        self._open: dict[str, Ledger] = {}
-        self._used: Ledger | None = None
-
-    @property
-    def last_used(self) -> Ledger:
-        """The ledger that was asked for last: that of the round in hand."""
-        if self._used is None:
-            raise ValueError("no ledger was used yet")
-        return self._used
-
-    def data_set(self) -> Ledger:
-        """The data set's ledger; one that is missing is never made anew here."""
-        return self._get(DATA_LEDGER)
-
-    def scratch(self) -> Ledger:
-        """For vectors that were made elsewhere; made on first use, without a budget."""
-        path = self._directory / SCRATCH_LEDGER
-        if SCRATCH_LEDGER not in self._open and not path.exists():
-            self._open[SCRATCH_LEDGER] = Ledger.create(
-                path,
-                key=self._keys.signing,
-                site=self._keys.site,
-                unit="record",
-                records_per_unit=1,
-                relation=RELATION,
-                budget=None,
-            )
-        return self._get(SCRATCH_LEDGER)
-
-    def remember(self) -> None:
-        """Note every open ledger's head."""
-        for name, ledger in self._open.items():
-            self._decisions.put(f"ledger-head/{name}/{ledger.head.count:012}", ledger.head.digest)
-
-    def close(self) -> None:
-        """Note the heads, and release the files."""
-        self.remember()
-        for ledger in self._open.values():
-            ledger.close()
-        self._open.clear()
-
-    def _get(self, name: str) -> Ledger:
-        if name not in self._open:
-            known = self._decisions.scan(f"ledger-head/{name}/")
-            expect = Head(int(known[-1][0].rsplit("/", 1)[1]), Digest(known[-1][1])) if known else None
-            self._open[name] = Ledger.open(self._directory / name, key=self._keys.signing, expect=expect)
-        self._used = self._open[name]
-        return self._used
-
-
-def _decimal(value: float) -> str:
-    """A configured number as the decimal text that ledgers hold."""
-    return format(Decimal(repr(value)).normalize(), "f")
 
 
 # -- contributors ------------------------------------------------------------------------------
@@ -221,6 +115,7 @@ class _Contributors:
             columns={
                 "text": data.text, "label": data.label, "prompt": data.prompt, "completion": data.completion,
             },
+            labels=data.labels,
             unit=data.unit,
             device=self.config.device,
             threads=self.config.threads,
@@ -307,7 +202,7 @@ def open_client(
     with contextlib.ExitStack() as stack:
         files.make_directory(config.state_dir)
         decisions = stack.enter_context(DecisionStore(config.state_dir / "decisions.sqlite"))
-        ledgers = Ledgers(config.ledger_dir, keys, decisions)
+        ledgers = Ledgers(config.ledger_dir, keys, Heads(config.state_dir), config.data)
         stack.callback(ledgers.close)
         rosters = RosterKeeper(config.roster, from_base64(config.roster_key, 32), decisions)
         key = site_key(config.state_dir / "site.key")
@@ -317,14 +212,13 @@ def open_client(
                 return ledgers.data_set() if update.charge_data_set else ledgers.scratch()
             if plan.kind == "vector":
                 return ledgers.scratch()
-            _data(config)
             return ledgers.data_set()
 
         link = Connection(
             config.aggregator,
             keys,
             rosters,
-            Sequence(config.state_dir / "sequence"),
+            Sequence(),
             now=utc_now,
             ledger_head=lambda: rounds.ledger_head,
             patience_s=patience_s,

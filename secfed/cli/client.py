@@ -174,7 +174,6 @@ def _rounds(client: Client, lines: Lines, only: JobId | None, *, one_round: bool
                     raise reason
                 lines.say(f"declined: {reason}")
             case RoundEnd():
-                client.ledgers.remember()
                 lines.say(_round_line(client, fact))
                 if one_round and not fact.included:
                     raise RoundAbortedError(f"round {fact.round} of {fact.job}: {fact.reason}")

@@ -25,7 +25,10 @@ def check(
         str | None, typer.Option("--base-model", help="Public id of the base model, for tokenised lengths.")
     ] = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", help="Class names in the job's order, by commas (classify).")
+        str | None,
+        typer.Option(
+            "--labels", help="The job's class names, by commas (classify); those of client.toml if not given."
+        ),
     ] = None,
     max_length: Annotated[int, typer.Option("--max-length", min=1, help="Longest row in tokens.")] = 128,
     nominal_units: Annotated[
@@ -48,7 +51,10 @@ def check(
     if settings.data is None:
         raise DataError(f"{config} has no [data] section", hint="Join again with --data, or add the section.")
     if trainer == "classify":
-        if labels is None:
+        classes = settings.data.labels
+        if labels is not None:
+            classes = tuple(label.strip() for label in labels.split(","))
+        if not classes:
             raise ConfigError("classify needs --labels, as the job plan will list them")
         spec = AdapterSpec(
             base_model or MINILM_ID,
@@ -57,7 +63,7 @@ def check(
             ("query", "value"),
             1,
             1,
-            tuple(label.strip() for label in labels.split(",")),
+            classes,
         )
     elif trainer == "sft":
         spec = AdapterSpec(base_model or SMOLLM2_ID, "main", "sft", ("q_proj", "v_proj"), 1, 1)

@@ -20,12 +20,9 @@ from secfed.errors import ConfigError
 from secfed.identity.fields import write_time
 from secfed.identity.roster import Roster
 from secfed.ids import ClientId
-from secfed.rounds.plan import BaseModelSpec, Deadlines, DpSpec, JobPlan, LoraSpec, TrainSpec
+from secfed.rounds.plan import CURVE_MAX, BaseModelSpec, Deadlines, DpSpec, JobPlan, LoraSpec, TrainSpec
 
 __all__ = ["TEMPLATES", "plan_of", "template"]
-
-_CURVE_MAX = 100
-"""Rounds up to which `job start` works out epsilon after each; more would take minutes."""
 
 _BOUND_GRID = 1e9
 """The bound of a training job is rounded up to whole steps of one over this: plain decimal text."""
@@ -82,7 +79,7 @@ def template(kind: str) -> JobFile:
                 nominal_units=300,
                 batch=16.0,
                 noise_multiplier=1.0,
-                delta=1e-4,
+                delta=1e-5,
             ),
         )
     raise ConfigError(f"no template {kind!r}", hint=f"Choose one of: {', '.join(TEMPLATES)}.")
@@ -202,7 +199,7 @@ def _dp(job: JobFile, privacy: PrivacySection, section: TrainingSection) -> DpSp
 
 def _curve(job: JobFile, train: TrainSpec, dp: DpSpec | None) -> tuple[str, ...]:
     """Epsilon by plan after each round, so that the aggregator needs no accountant."""
-    if dp is None or job.rounds > _CURVE_MAX:
+    if dp is None or job.rounds > CURVE_MAX:
         return ()
     from secfed.privacy.accountant import running
     from secfed.training.spec import planned_event

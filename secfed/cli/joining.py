@@ -8,7 +8,8 @@ from pathlib import Path
 
 import typer
 
-from secfed.cli.build_client import create_ledger, utc_now
+from secfed.cli.build_client import utc_now
+from secfed.cli.ledgers import check_unclaimed, create_ledger
 from secfed.cli.passphrase import Source
 from secfed.config import BudgetPolicy, ClientConfig, DataConfig, JobPolicy, PolicyConfig, checked, to_toml
 from secfed.errors import AuthenticationError, ConfigError, NetworkError
@@ -47,6 +48,7 @@ def join(invite_path: Path, key_path: Path, directory: Path, wishes: Wishes, sec
 
     Raises:
         ConfigError: A file is there already, or an option is missing or wrong.
+        LedgerError: The data file has a ledger elsewhere.
         RosterError: The invite is forged or malformed, or for another key.
         KeyFileError: The key file cannot be used.
     """
@@ -82,6 +84,8 @@ def join(invite_path: Path, key_path: Path, directory: Path, wishes: Wishes, sec
     for path in texts:
         if path.exists():
             raise ConfigError(f"{path} exists already", hint="Choose another --dir; nothing was written.")
+    if config.data is not None:
+        check_unclaimed(config.data)
     for folder in (directory, config.state_dir, config.ledger_dir):
         files.make_directory(folder)
     for path, text in texts.items():
@@ -168,7 +172,7 @@ def _try(config: ClientConfig, keys: MemberKeys, roster_key: bytes) -> None:
             config.aggregator,
             keys,
             rosters,
-            Sequence(config.state_dir / "sequence"),
+            Sequence(),
             now=utc_now,
             patience_s=TRY_S,
         )

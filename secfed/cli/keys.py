@@ -106,6 +106,7 @@ def rotate(
 
     from secfed.cli.passphrase import source
     from secfed.identity import keyfile
+    from secfed.identity.roles import Role
 
     secrets = source(passphrase_file, passphrase_fd, no_passphrase)
     old = keyfile.load(path, secrets.for_existing(path))
@@ -126,6 +127,8 @@ def rotate(
         f"next           once it is enrolled, set `key` in {_CONFIGS[old.role.value]} to {fresh.name};"
     )
     typer.echo(f"               until then {path.name} stays valid")
+    if old.role is Role.CLIENT:
+        typer.echo(f"ledgers        just before that, client stopped: `secfed ledger hand-over --to {fresh}`")
 
 
 @app.command("passphrase")

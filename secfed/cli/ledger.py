@@ -1,12 +1,13 @@
-"""`secfed ledger verify`: is this ledger whole, in order, and signed by its site?"""
+"""`secfed ledger`: is this one whole, in order, signed by its site; and another key signs from now on."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from secfed.cli.passphrase import Descriptor, PassphraseFile
 
 if TYPE_CHECKING:
     from secfed.store.journal import Head
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `verify` a command of its own, since others will follow."""
 
 
 @app.command("verify")
@@ -34,18 +30,24 @@ def verify(
     head: Annotated[
         str | None,
         typer.Option(
-            "--head", help="ENTRIES:DIGEST known elsewhere (a countersigned head); finds a cut tail."
+            "--head",
+            help="ENTRIES:DIGEST known elsewhere; finds a cut tail. With --config: what the site remembers.",
         ),
     ] = None,
 ) -> None:
     """Verify the chain and every signature; a fault names the entry and what is wrong with it."""
+    from secfed.cli.heads import Heads, write_head
     from secfed.config import ClientConfig, load
     from secfed.errors import ConfigError, KeyFileError, LedgerError
     from secfed.identity import enrolment, keyfile
     from secfed.privacy import ledger
 
+    expect = _head(head)
     if config is not None and public is None:
-        key_file = keyfile.public_path(load(config, ClientConfig).key)
+        site = load(config, ClientConfig)
+        key_file = keyfile.public_path(site.key)
+        if expect is None and path.resolve().parent == site.ledger_dir.resolve():
+            expect = Heads(site.state_dir).known(path.name)
     elif public is not None and config is None:
         key_file = public
     else:
@@ -54,29 +56,68 @@ def verify(
         identity = enrolment.verify(key_file.read_bytes())
     except OSError as problem:
         raise KeyFileError(f"{key_file}: {problem.strerror}") from problem
-    verdict = ledger.verify(path, identity.identity_key, expect=_head(head))
+    verdict = ledger.verify(path, identity.identity_key, expect=expect)
     if verdict.fault is not None:
         raise LedgerError(f"{path}: {verdict.fault}")
     typer.echo(f"ledger         {path}")
     typer.echo(f"verdict        good: {verdict.head.count} entries, every signature by {identity.site}")
-    typer.echo(f"head           {verdict.head.count}:{verdict.head.digest.hex()}")
+    typer.echo(f"head           {write_head(verdict.head)}")
     if verdict.torn_bytes:
         typer.echo(
             f"note           a crash cut a last line of {verdict.torn_bytes} bytes short; it never counted"
         )
-    if not verdict.countersigned:
+    if not verdict.compared:
         typer.echo("note           without --head, entries cut off at the end are not noticed")
+
+
+@app.command("hand-over")
+def hand_over(
+    to: Annotated[Path, typer.Option("--to", help="The site's new key file, made by `secfed keys rotate`.")],
+    config: Annotated[
+        Path, typer.Option("--config", help="The site's client.toml, which still names the old key file.")
+    ] = Path("client.toml"),
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: Descriptor = None,
+) -> None:
+    """Let the site's new key sign all its ledgers from now on; needs both keys, and the client stopped."""
+    from functools import partial
+
+    from secfed.cli.heads import Heads
+    from secfed.cli.passphrase import source
+    from secfed.cli.report import LEDGER_GLOB
+    from secfed.config import ClientConfig, load
+    from secfed.errors import AuthenticationError
+    from secfed.identity import keyfile
+    from secfed.privacy import ledger
+
+    site = load(config, ClientConfig)
+    secrets, heads = source(passphrase_file, passphrase_fd), Heads(site.state_dir)
+    old, new = (keyfile.load(path, secrets.for_existing(path)) for path in (site.key, to))
+    if (old.site, old.role) != (new.site, new.role) or old.fingerprint == new.fingerprint:
+        raise AuthenticationError(f"{to} holds no other key of {old.site}")
+    for path in sorted(site.ledger_dir.glob(LEDGER_GLOB)):
+        if ledger.verify(path, new.signing.public, expect=heads.known(path.name)).fault is None:
+            typer.echo(f"ledger         {path}  was handed over before")
+            continue
+        with ledger.Ledger.open(
+            path,
+            key=old.signing,
+            expect=heads.known(path.name),
+            on_head=partial(heads.note, path.name),
+        ) as opened:
+            opened.hand_over(old.signing, new.signing)
+        typer.echo(f"ledger         {path}  is handed over")
+    typer.echo(f"next           set `key` in {config} to {to.name}; the old key opens no ledger any more")
 
 
 def _head(text: str | None) -> Head | None:
     """Read `ENTRIES:DIGEST`."""
+    from secfed.cli.heads import parse_head
     from secfed.errors import ConfigError
-    from secfed.ids import NO_DIGEST, Digest
-    from secfed.store.journal import Head
 
     if text is None:
         return None
-    count, _, digest = text.partition(":")
-    if not re.fullmatch(rf"[0-9]{{1,18}}:[0-9a-f]{{{2 * len(NO_DIGEST)}}}", text):
-        raise ConfigError(f"--head is ENTRIES:DIGEST, not {text[:80]!r}")
-    return Head(int(count), Digest(bytes.fromhex(digest)))
+    try:
+        return parse_head(text)
+    except ValueError:
+        raise ConfigError(f"--head is ENTRIES:DIGEST, not {text[:80]!r}") from None

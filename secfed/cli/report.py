@@ -60,13 +60,21 @@ def report(
 
 
 def verdicts(config_path: Path) -> list[Verdict]:
-    """Verify every ledger of one site under the site's own identity key."""
+    """Verify every ledger of one site under the site's own identity key, and against what it remembers.
+
+    Raises:
+        StorageError: One that is remembered is gone, or cannot be read.
+    """
+    from secfed.cli.heads import Heads
     from secfed.config import ClientConfig, load
     from secfed.privacy import ledger
 
     config = load(config_path, ClientConfig)
     public = _identity_key(config)
-    return [ledger.verify(path, public) for path in sorted(config.ledger_dir.glob(LEDGER_GLOB))]
+    heads = Heads(config.state_dir)
+    names = {path.name for path in config.ledger_dir.glob(LEDGER_GLOB)} | heads.names()
+    known = {name: heads.known(name) for name in sorted(names)}  # before the ledgers: these may go on
+    return [ledger.verify(config.ledger_dir / name, public, expect=head) for name, head in known.items()]
 
 
 def _identity_key(config: ClientConfig) -> bytes:

@@ -22,21 +22,25 @@ QUIET_S = 5.0
 
 
 def round_words(end: RoundEnd, cost: str) -> str:
-    """Such as `round 12/50  included  eps 1.840 of 8.000  41 s`."""
+    """Such as `round 12/50  included  eps 1.840 of 8.000 (gate leaves 3.295)  41 s`."""
     how = "included" if end.included else f"not included ({end.reason})"
     return f"round {end.round}/{end.rounds}  {how}  {cost}  {end.seconds} s"
 
 
 def epsilon_words(state: LedgerState) -> str:
-    """What the ledger's data set has spent, of how much; private to the site."""
+    """What the ledger's data set has spent, of how much, and what the gate leaves; private to the site.
+
+    The gate counts more than was spent, so what it leaves is no difference of the two figures.
+    """
     from secfed.privacy import accountant
+    from secfed.privacy.budget import remaining
 
     budget = state.opening.budget
     if budget is None:
         return "not private"
     spent = accountant.epsilon(state.spent, float(budget.delta)).epsilon
     figure = "infinite" if math.isinf(spent) else f"{spent:.3f}"
-    return f"eps {figure} of {float(budget.epsilon):.3f}"
+    return f"eps {figure} of {float(budget.epsilon):.3f} (gate leaves {remaining(state):.3f})"
 
 
 class Lines:

@@ -170,11 +170,21 @@ class DataConfig(Section):
     )
     text: StrictStr = Field("text", description="Column of the text (classify).")
     label: StrictStr = Field("label", description="Column of the label (classify).")
+    labels: tuple[StrictStr, ...] = Field(
+        (), description="Classes a plan must name, in any order; none given: what it names (classify)."
+    )
     prompt: StrictStr = Field("prompt", description="Column of the prompt (sft).")
     completion: StrictStr = Field("completion", description="Column of the completion (sft).")
     public_n: StrictInt = Field(
         ge=1, description="A public round figure for the number of units; the true count stays private."
     )
+
+    @field_validator("labels")
+    @classmethod
+    def _different_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if labels and len(set(labels)) < max(2, len(labels)):
+            raise ValueError("classes are at least two, all different")
+        return labels
 
     @model_validator(mode="after")
     def _bounded_units(self) -> Self:

@@ -64,7 +64,7 @@ def _explain(path: Path, text: str, model: type[BaseModel], errors: list[ErrorDe
     """The first error in the file's order as one line, and how many there are."""
     lines = dict(_keys(text))
     located = [(_line_of(lines, error), error) for error in errors]
-    line, error = min(located, key=lambda each: each[0])
+    line, error = min(located, key=lambda each: (each[1]["type"] == "missing", each[0]))
     keys = [str(part) for part in error["loc"] if isinstance(part, str)]
     section = f" in [{'.'.join(keys[:-1])}]" if len(keys) > 1 else ""
     name = keys[-1] if keys else "the file"

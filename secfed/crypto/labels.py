@@ -72,6 +72,7 @@ class Label(Enum):
     SIGN_OUTCOME = b"secfed/1/sign/outcome"
     SIGN_COUNTERSIGN = b"secfed/1/sign/countersign"
     SIGN_LEDGER = b"secfed/1/sign/ledger-entry"
+    SIGN_LEDGER_HANDOVER = b"secfed/1/sign/ledger-handover"
     SIGN_AUDIT = b"secfed/1/sign/audit-entry"
     SIGN_ENROLMENT = b"secfed/1/sign/enrolment"
     SIGN_MANIFEST_FILE = b"secfed/1/sign/round-manifest-file"

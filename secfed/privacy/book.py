@@ -9,6 +9,7 @@ forged history fails where it first says something impossible. The rules:
 - Only under a reservation that was not voided may something be sent; every attempt at one sum
   carries the same contribution, named by its keyed digest.
 - A reservation can be voided only while nothing was sent under it.
+- A hand-over to another signing key changes no charge.
 """
 
 from __future__ import annotations

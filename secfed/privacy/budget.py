@@ -19,7 +19,7 @@ from secfed.privacy.events import Event, NonPrivate, check_whole
 from secfed.privacy.ledger import Authorization
 from secfed.privacy.rdp import Meter
 
-__all__ = ["authorize", "default_delta", "open_meter", "rounds_that_fit"]
+__all__ = ["authorize", "default_delta", "open_meter", "remaining", "rounds_that_fit"]
 
 _DELTA_MAX = Decimal("0.000001")
 """Largest default delta, whatever the size of the data set."""
@@ -76,6 +76,18 @@ def rounds_that_fit(state: LedgerState, planned: Event, rounds: int) -> int:
         if not meter.epsilon <= cap:
             return fitting
     return rounds
+
+
+def remaining(state: LedgerState) -> float:
+    """What the filter leaves of the cap, rounded down; 0 once a release was not private.
+
+    Raises:
+        LedgerError: A scratch ledger, which has no cap.
+    """
+    meter, cap = open_meter(state.opening), _cap(state.opening)
+    for event in state.spent:
+        meter.add(event)
+    return 0.0 if math.isinf(meter.epsilon) else max(0.0, math.floor(1000 * (cap - meter.epsilon)) / 1000)
 
 
 def open_meter(opening: Opening) -> Meter:

@@ -20,9 +20,11 @@ from secfed.privacy.rdp import FILTER_ORDERS
 from secfed.store.jsontext import Json
 
 __all__ = [
+    "HANDOVER_TYPE",
     "PUBLIC_N_MAX",
     "Body",
     "Budget",
+    "Handover",
     "LedgerEntry",
     "Opening",
     "Reserved",
@@ -38,9 +40,11 @@ PUBLIC_N_MAX = 10**10
 Body: TypeAlias = Mapping[str, Json]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _ROUND_MAX = 10**6
 _NUMBER_MAX = 2**63 - 1
+_COLUMN_MAX = 1000
 _REASON_MAX = 200
 """Longest reason, in characters; printable, so that it cannot disturb a terminal."""
 
@@ -77,6 +81,8 @@ class Opening:
         ledger: 32 random bytes in hexadecimal, made once; never computed from the data.
         budget: None only for a scratch ledger, which takes non-private releases and nothing else.
         records_per_unit: k of the data set; no event may count on more.
+        unit_column: The column of the site's file that names the person, None for records: charges made
+            for one column's persons say nothing about another's. It stays at the site, as the ledger does.
         filter_orders: Orders of the gate, fixed before anything is spent.
         at: UTC, to the second.
     """
@@ -88,6 +94,7 @@ class Opening:
     relation: Relation
     budget: Budget | None
     at: str
+    unit_column: str | None = None
     filter_orders: tuple[int, ...] = FILTER_ORDERS
 
     def __post_init__(self) -> None:
@@ -97,6 +104,11 @@ class Opening:
         events.check_whole("records_per_unit", self.records_per_unit, 1024)
         events.check_one_of("relation", self.relation, get_args(Relation))
         _matches("at", self.at, _TIME)
+        column = self.unit_column
+        if column is not None and (self.unit == "record" or not 0 < len(column) <= _COLUMN_MAX):
+            raise LedgerError(
+                f"unit_column names a person's column in 1 to {_COLUMN_MAX} characters; a record has none"
+            )
         orders = self.filter_orders
         if not 1 <= len(orders) <= 32 or list(orders) != sorted(set(orders)) or orders[0] < 2:
             raise LedgerError("filter_orders must be 1 to 32 rising whole numbers from 2")
@@ -161,7 +173,30 @@ class Voided:
         _matches("at", self.at, _TIME)
 
 
-LedgerEntry: TypeAlias = Opening | Reserved | Sent | Voided
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """The site's identity key is another from here on; the old key signs this entry, as all before it.
+
+    Attributes:
+        old: Public key in hexadecimal. new: The one that signs from here on.
+        accepted: The new key's signature, in hexadecimal, under the head that it takes over.
+    """
+
+    old: str
+    new: str
+    accepted: str
+    at: str
+
+    def __post_init__(self) -> None:
+        _matches("old", self.old, _HEX)
+        _matches("new", self.new, _HEX)
+        _matches("accepted", self.accepted, _SIGNATURE)
+        _matches("at", self.at, _TIME)
+
+
+LedgerEntry: TypeAlias = Opening | Reserved | Sent | Voided | Handover
+
+HANDOVER_TYPE = "handover"
 
 
 def write_body(entry: LedgerEntry) -> Body:
@@ -178,6 +213,7 @@ def write_body(entry: LedgerEntry) -> Body:
                 "unit": entry.unit,
                 "records_per_unit": entry.records_per_unit,
                 "relation": entry.relation,
+                "unit_column": entry.unit_column,
                 "budget": terms,
                 "filter_orders": list(entry.filter_orders),
                 "at": entry.at,
@@ -211,6 +247,14 @@ def write_body(entry: LedgerEntry) -> Body:
                 "reason": entry.reason,
                 "at": entry.at,
             }
+        case Handover():
+            return {
+                "type": HANDOVER_TYPE,
+                "old": entry.old,
+                "new": entry.new,
+                "accepted": entry.accepted,
+                "at": entry.at,
+            }
 
 
 def read_body(body: Body) -> LedgerEntry:
@@ -230,6 +274,7 @@ def read_body(body: Body) -> LedgerEntry:
                 unit=cast(Unit, fields.text("unit")),
                 records_per_unit=fields.whole("records_per_unit"),
                 relation=cast(Relation, fields.text("relation")),
+                unit_column=cast("str | None", fields.take("unit_column", str, NoneType)),
                 budget=_read_budget(fields.take("budget", Mapping, NoneType)),
                 filter_orders=tuple(orders),
                 at=fields.text("at"),
@@ -258,6 +303,13 @@ def read_body(body: Body) -> LedgerEntry:
                 job=JobId(fields.text("job")),
                 round=fields.whole("round"),
                 reason=fields.text("reason"),
+                at=fields.text("at"),
+            )
+        case "handover":
+            entry = Handover(
+                old=fields.text("old"),
+                new=fields.text("new"),
+                accepted=fields.text("accepted"),
                 at=fields.text("at"),
             )
         case unknown:

@@ -19,16 +19,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from secfed.crypto import signing
 from secfed.crypto.kdf import digest, lengthed
 from secfed.crypto.labels import Label
 from secfed.crypto.signing import SigningKey
 from secfed.errors import LedgerError
-from secfed.ids import ClientId, Digest, JobId, RoundId
+from secfed.ids import NO_DIGEST, ClientId, Digest, JobId, RoundId
+from secfed.privacy import handover
 from secfed.privacy.book import Book, Charge, LedgerState
 from secfed.privacy.entries import (
     Body,
     Budget,
+    Handover,
     LedgerEntry,
     Opening,
     Reserved,
@@ -43,6 +44,14 @@ from secfed.store.files import Barrier, no_barrier, storage_errors
 from secfed.store.journal import EMPTY, Head, Journal
 
 __all__ = ["Authorization", "Ledger", "Verdict", "verify"]
+
+OnHead = Callable[[Head], None]
+"""Told each new head once its entry is durable, so that it can be remembered outside of the file."""
+
+
+def _forget(_head: Head) -> None:
+    """Nobody remembers heads elsewhere."""
+
 
 _IDENTITY_BYTES = 32
 """Length of a ledger's random identity: never two alike."""
@@ -70,11 +79,12 @@ class Authorization:
 class Ledger:
     """An open ledger: one process, one writer. Made by `create` or `open`; close it, or use `with`."""
 
-    def __init__(self, chain: Journal, book: Book, now: Callable[[], datetime]) -> None:
+    def __init__(self, chain: Journal, book: Book, now: Callable[[], datetime], on_head: OnHead) -> None:
         """Take over an open journal and the book of its entries."""
         self._journal = chain
         self._book = book
         self._now = now
+        self._on_head = on_head
 
     @classmethod
     def create(
@@ -87,6 +97,8 @@ class Ledger:
         records_per_unit: int,
         relation: Relation,
         budget: Budget | None,
+        unit_column: str | None = None,
+        on_head: OnHead = _forget,
         entropy: Callable[[int], bytes] = os.urandom,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         barrier: Barrier = no_barrier,
@@ -97,6 +109,8 @@ class Ledger:
             path: Beside the data; its directory exists.
             key: The site's signing key.
             budget: Fixed here for good; None for a scratch ledger of vector jobs.
+            unit_column: The column that names the person; None where the unit is a record.
+            on_head: Told every new head, once its entry is durable.
 
         Raises:
             LedgerError: A ledger is already there, or a value is out of range.
@@ -109,6 +123,7 @@ class Ledger:
             records_per_unit=records_per_unit,
             relation=relation,
             budget=budget,
+            unit_column=unit_column,
             at=_stamp(now),
         )
         chain = _journal(path, key, None, barrier)
@@ -118,7 +133,7 @@ class Ledger:
                     f"{path}: this data set has a ledger already",
                     hint="A data set has one budget for good: use the ledger that is there.",
                 )
-            ledger = cls(chain, Book(), now)
+            ledger = cls(chain, Book(), now, on_head)
             ledger._write(opening)
         except BaseException:
             chain.close()
@@ -132,6 +147,7 @@ class Ledger:
         *,
         key: SigningKey,
         expect: Head | None = None,
+        on_head: OnHead = _forget,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         barrier: Barrier = no_barrier,
     ) -> Ledger:
@@ -139,6 +155,7 @@ class Ledger:
 
         Args:
             expect: A head that is known from elsewhere and must stand in the file.
+            on_head: Told every new head, once its entry is durable.
 
         Raises:
             LedgerError: Missing, damaged, cut, signed by another key, or against the rules.
@@ -149,8 +166,10 @@ class Ledger:
         chain = _journal(path, key, expect, barrier)
         try:
             book = Book()
+            before = NO_DIGEST
             for entry in chain.entries():
-                _apply(book, entry.seq, entry.body)
+                _apply(book, entry.seq, entry.body, before)
+                before = entry.digest
             if book.opening is None:
                 raise LedgerError(_NEVER_OPENED)
         except LedgerError as broken:
@@ -159,7 +178,7 @@ class Ledger:
         except BaseException:
             chain.close()
             raise
-        return cls(chain, book, now)
+        return cls(chain, book, now, on_head)
 
     @property
     def state(self) -> LedgerState:
@@ -230,6 +249,18 @@ class Ledger:
         reserved = charge.reserved
         self._write(Voided(charge.number, reserved.job, reserved.round, reason, _stamp(self._now)))
 
+    def hand_over(self, old: SigningKey, new: SigningKey) -> None:
+        """Let another key of the site sign from here on, and close: it is opened under that key now.
+
+        Args:
+            old: The key that it was opened with.
+
+        Raises:
+            LedgerError: The entry cannot be written.
+        """
+        self._write(handover.make(old, new, self.head.digest, _stamp(self._now)))
+        self.close()
+
     def close(self) -> None:
         """Release the file and its lock; a second call does nothing."""
         self._journal.close()
@@ -247,6 +278,7 @@ class Ledger:
         self._book.check(entry)
         number = self._journal.append(write_body(entry)).seq
         self._book.apply(number, entry)
+        self._on_head(self.head)
         return number
 
 
@@ -260,7 +292,7 @@ class Verdict:
         head: Where the sound part ends.
         fault: The first thing that is wrong, naming the entry; None if all is well.
         torn_bytes: Length of a last line that a crash cut short; it was never acknowledged.
-        countersigned: Whether a head known elsewhere was held against it; without one a cut tail is not seen.
+        compared: Whether a head known elsewhere was held against it; without one a cut tail is not seen.
     """
 
     path: Path
@@ -268,25 +300,27 @@ class Verdict:
     head: Head
     fault: str | None
     torn_bytes: int
-    countersigned: bool
+    compared: bool
 
 
 def verify(path: Path, public: bytes, *, expect: Head | None = None) -> Verdict:
     """Judge a ledger without changing or locking it; its site may be using it.
 
     Args:
-        public: The site's public signing key, 32 bytes.
+        public: The site's public signing key, 32 bytes: the one in force at the ledger's end.
         expect: A head known elsewhere, such as a countersigned one.
 
     Raises:
         StorageError: The file cannot be read.
     """
-    report = journal.verify(path, digest=_line_digest, verifier=_verifier(public), expect=expect)
+    report = journal.verify(
+        path, digest=_line_digest, verifier=handover.verifier(path, public, _signed), expect=expect
+    )
     book, head = Book(), EMPTY
     fault = None if report.fault is None else str(report.fault)
     try:
         for entry_head, body in _sound(path, report.head):
-            _apply(book, entry_head.count - 1, body)
+            _apply(book, entry_head.count - 1, body, head.digest)
             head = entry_head
     except LedgerError as broken:
         fault = str(broken)
@@ -312,9 +346,12 @@ def _sound(path: Path, end: Head) -> Iterator[tuple[Head, Body]]:
         raise LedgerError("the file changed while it was verified")
 
 
-def _apply(book: Book, number: int, body: Body) -> None:
+def _apply(book: Book, number: int, body: Body, before: Digest) -> None:
     try:
-        book.apply(number, read_body(body))
+        entry = read_body(body)
+        if isinstance(entry, Handover):
+            handover.check_accepted(entry, before)
+        book.apply(number, entry)
     except LedgerError as broken:
         raise LedgerError(f"entry {number} {_AGAINST_RULES}: {broken}") from broken
 
@@ -324,7 +361,7 @@ def _journal(path: Path, key: SigningKey, expect: Head | None, barrier: Barrier)
         path,
         digest=_line_digest,
         signer=lambda line: key.sign(_signed(line)),
-        verifier=_verifier(key.public),
+        verifier=handover.verifier(path, key.public, _signed),
         expect=expect,
         barrier=barrier,
         error=LedgerError,
@@ -337,10 +374,6 @@ def _line_digest(line: bytes) -> Digest:
 
 def _signed(line: bytes) -> bytes:
     return lengthed(Label.SIGN_LEDGER.value, line)
-
-
-def _verifier(public: bytes) -> Callable[[bytes, bytes], bool]:
-    return lambda line, signature: signing.verify(public, _signed(line), signature)
 
 
 def _stamp(now: Callable[[], datetime]) -> str:

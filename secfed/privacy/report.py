@@ -92,7 +92,7 @@ class Chain:
     entries: int
     head: str
     torn_bytes: int
-    countersigned: bool
+    compared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,12 @@ class SiteReport:
         figure: The same with its accountant and cross-checks; None without a budget, which gives no delta.
         filter_spent: What the gate counts: holds however later plans were chosen.
         remaining: Of the cap by the filter, rounded down; None without a budget.
-        one_plan: All that counts came from one job and one event. Where not, and plans were chosen after
-            results were seen, only `filter_spent` is a claim.
-        curve: (delta, epsilon) of the same events at other deltas.
+        one_plan: All that counts came from one job and one event. A ledger does not know whether these were
+            the plan's whole number of rounds, and where a plan was chosen or stopped after results were
+            seen, only `filter_spent` is a claim.
+        chance: `guess_bound` of `filter_spent`, which holds in any case, rounded up to a tenth of a percent;
+            None without a finite figure.
+        curve: (delta, epsilon) of the same events at other deltas, as `epsilon` is: spent, by fixed plans.
     """
 
     opening: Opening
@@ -116,6 +119,7 @@ class SiteReport:
     filter_spent: float
     remaining: float | None
     one_plan: bool
+    chance: float | None
     curve: tuple[tuple[float, float], ...]
     jobs: tuple[JobLine, ...]
     rounds: tuple[RoundLine, ...]
@@ -205,7 +209,7 @@ def _site(verdict: Verdict) -> SiteReport:
         entries=verdict.head.count,
         head=verdict.head.digest.hex(),
         torn_bytes=verdict.torn_bytes,
-        countersigned=verdict.countersigned,
+        compared=verdict.compared,
     )
     if budget is None:
         return _scratch(state, chain)
@@ -239,6 +243,7 @@ def _site(verdict: Verdict) -> SiteReport:
         filter_spent=round_up(meter.epsilon),
         remaining=_remaining(cap, meter.epsilon),
         one_plan=_one_plan(state),
+        chance=_chance(round_up(meter.epsilon), delta),
         curve=tuple(zip(CURVE_DELTAS, accountant.curve(spent, CURVE_DELTAS), strict=True)),
         jobs=_jobs(state, delta),
         rounds=tuple(lines),
@@ -260,6 +265,7 @@ def _scratch(state: LedgerState, chain: Chain) -> SiteReport:
         filter_spent=so_far,
         remaining=None,
         one_plan=_one_plan(state),
+        chance=None,
         curve=(),
         jobs=_jobs(state, None),
         rounds=tuple(lines),
@@ -297,6 +303,12 @@ def _line(
 def _one_plan(state: LedgerState) -> bool:
     counted = [charge.reserved for charge in state.charges if charge.voided is None]
     return len({(reserved.job, reserved.event) for reserved in counted}) <= 1
+
+
+def _chance(filter_spent: float, delta: float) -> float | None:
+    if math.isinf(filter_spent):
+        return None
+    return math.ceil(1000 * guess_bound(filter_spent, delta)) / 1000
 
 
 def _mechanism(event: Event) -> tuple[float | None, str | None, int | None]:
@@ -348,6 +360,7 @@ def _site_json(site: SiteReport) -> dict[str, object]:
         "filter_spent": finite(site.filter_spent),
         "remaining": site.remaining,
         "one_plan": site.one_plan,
+        "chance": site.chance,
         "curve": [{"delta": delta, "epsilon": finite(epsilon)} for delta, epsilon in site.curve],
         "jobs": [
             {"job": job.job, "charges": job.charges, "epsilon": finite(job.epsilon)} for job in site.jobs

@@ -10,7 +10,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from secfed.privacy.report import Report, RoundLine, SiteReport, guess_bound
+from secfed.privacy.report import Report, RoundLine, SiteReport
 
 __all__ = ["WIDTH", "to_text"]
 
@@ -30,9 +30,12 @@ _NOISE = (
     "whoever uses the published model, the aggregator, and the other sites, also together."
 )
 
-_SEVERAL_PLANS = (
-    ". Several plans were charged: this figure is a claim only if all of them were fixed before the first "
-    "result was seen. In any case epsilon {:.3f} holds, which is what the gate counts"
+_SEVERAL_PLANS = ". Several plans were charged: this figure is a claim only if all of them"
+_ONE_PLAN = ". This figure is a claim only if the plan and its number of rounds"
+
+_IN_ANY_CASE = (
+    " were fixed before the first result was seen, and carried out to their end. In any case epsilon {:.3f} "
+    "holds, which is what the gate counts"
 )
 
 _NO_NOISE = (
@@ -70,8 +73,7 @@ def _federation(report: Report) -> str:
         what = "nothing was released"
     else:
         what = f"epsilon {report.epsilon:.3f} at delta {_delta(report.delta)}"
-        if not all(site.one_plan for site in report.sites):
-            what += f" (in any case {report.filter_spent:.3f})"
+        what += f" (in any case {report.filter_spent:.3f})"
     if len(report.sites) == 1:
         return lines + _fact("Spent", what)
     several = (
@@ -96,7 +98,8 @@ def _site(site: SiteReport) -> str:
             "Spent",
             f"epsilon {site.epsilon:.3f} at delta {_delta(figure.delta)}, by {figure.accountant} "
             f"({figure.accountant_version}); cross-check by Renyi bound {figure.epsilon_rdp:.3f}"
-            + ("" if site.one_plan else _SEVERAL_PLANS.format(site.filter_spent)),
+            + (_ONE_PLAN if site.one_plan else _SEVERAL_PLANS)
+            + _IN_ANY_CASE.format(site.filter_spent),
         )
         text += _fact(
             "Budget",
@@ -104,13 +107,15 @@ def _site(site: SiteReport) -> str:
             f"{site.remaining:.3f}. The gate counts more than was spent, because it must stay right whatever "
             "is decided after results were seen.",
         )
-        chance = math.ceil(1000 * guess_bound(site.epsilon, figure.delta)) / 10
+        chance = 1.0 if site.chance is None else site.chance
         text += _fact(
             "In plain words",
-            f"Somebody who sees all that was released and guesses whether one given {opening.unit} "
-            f"was in the data is right in at most {chance:.1f} of 100 cases; a blind guess is right in 50.",
+            "By the figure that holds in any case, somebody who sees all that was released and guesses "
+            f"whether one given {opening.unit} was in the data is right in at most {100 * chance:.1f} of 100 "
+            "cases; a blind guess is right in 50.",
         )
-        text += _fact("Other deltas", ", ".join(f"{delta:.0e}: {value:.3f}" for delta, value in site.curve))
+        curve = ", ".join(f"{delta:.0e}: {value:.3f}" for delta, value in site.curve)
+        text += _fact("Other deltas", f"{curve} (of what was spent, under the same condition)")
     if site.jobs:
         text += "\n" + _table(
             ("job", "charges", "epsilon"),
@@ -163,9 +168,10 @@ def _chain(site: SiteReport) -> str:
     if chain.fault is not None:
         return f"DAMAGED: {chain.fault}. Only the {chain.entries} entries before that are shown here."
     compared = (
-        "and compared with a countersigned head"
-        if chain.countersigned
-        else "but not compared with a countersigned head, so entries cut off its end would not be seen"
+        "and compared with a head that is known elsewhere"
+        if chain.compared
+        else "but not compared with a head that is known elsewhere, so entries cut off its end would not be "
+        "seen"
     )
     torn = (
         f" A last line of {chain.torn_bytes} bytes, cut short by a crash, does not count."

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+
+import numpy as np
 
 from secfed.config import PolicyConfig
 from secfed.crypto.signing import SigningKey
@@ -162,11 +165,13 @@ class Admission:
             raise RoundAbortedError(f"round {round_id} is over for this site")
         contributor = self._site.contributor(job.plan)
         self._accept(job, contributor.planned_event(job.plan))
-        contributor.check(job.plan)
+        with _contained(f"getting ready for job {job.job}"):
+            contributor.check(job.plan)
         self._bind(job, round_)
         base = self._base(job, round_)
         ledger = self._reserve(job, round_, contributor)
-        update = contributor.contribute(job.plan, round_.plan, base)
+        with _contained(f"the contribution to round {round_id}, which stays charged,"):
+            update = contributor.contribute(job.plan, round_.plan, base)
         if update.event != contributor.planned_event(job.plan):
             raise SecfedError("what was done to the data is not what was charged; nothing was sent")
         encoded = encode(job.plan, update, self._site.entropy)
@@ -234,7 +239,19 @@ class Admission:
             ) from conflict
 
     def _base(self, job: JobProposal, round_: RoundProposal) -> NamedArrays:
-        return {} if job.plan.kind == "vector" else self._site.base(round_.base)
+        """The round's base adapter, held against the plan: what cannot be trained is not charged."""
+        training = job.plan.training
+        if training is None:
+            return {}
+        base = self._site.base(round_.base)
+        if {name: value.shape for name, value in base.items()} != training.adapter:
+            raise PeerError(
+                f"the base adapter of round {round_.plan.round} has other arrays than the job plan"
+            )
+        for name, value in base.items():
+            if value.dtype != np.float32 or not np.isfinite(value).all():
+                raise PeerError(f"{name!r} of the base adapter is not all finite float32")
+        return base
 
     def _reserve(self, job: JobProposal, round_: RoundProposal, contributor: Contributor) -> Ledger:
         """Charge the round; durable on return, and only now may data be touched."""
@@ -256,6 +273,22 @@ class Admission:
         leave = budget.authorize(ledger.state, event, allow_non_private=allowed)
         ledger.reserve(job.job, number, job.digest, leave)
         return ledger
+
+
+@contextmanager
+def _contained(what: str) -> Iterator[None]:
+    """Let a contributor's failure end a round and not the process.
+
+    Raises:
+        SecfedError: As the contributor; for any other failure one without its text, since a library's
+            may show a value of a row.
+    """
+    try:
+        yield
+    except SecfedError:
+        raise
+    except Exception as failure:  # noqa: BLE001 - of libraries that meet private rows
+        raise SecfedError(f"{what} failed ({type(failure).__name__})") from None
 
 
 def _charges(ledger: Ledger, job: JobId) -> list[Reserved]:

@@ -123,7 +123,7 @@ class AggregatorRounds:
         """
         self._presence.seen(site, self._house.clock.monotonic())
         if isinstance(said, Ready) and ledger is not None and ledger.count and said.job in self._book.jobs:
-            self._check_ledger(said.job, site, ledger)
+            self._check_ledger(self._book.jobs[said.job], site, ledger)
         match said:
             case Answer(h, SignedReply(statement)) if self._results.knows(h):
                 if self._results.countersigned(site, h, statement):
@@ -177,11 +177,11 @@ class AggregatorRounds:
         """What the open round waits for; empty if there is none."""
         return "" if self._open is None else standing.awaited(self._open, self._house.clock.monotonic())
 
-    def _check_ledger(self, job: JobId, site: ClientId, ledger: Head) -> None:
+    def _check_ledger(self, job: Job, site: ClientId, ledger: Head) -> None:
         try:
             self._book.ledger_head(job, site, ledger.count, ledger.digest)
         except LedgerError as error:
-            self._changes.note("ledger_behind", job=job, site=site, reason=str(error))
+            self._changes.note("ledger_behind", job=job.id, site=site, reason=str(error))
             raise
 
     # -- uploads -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from secfed.errors import DecisionConflictError, NetworkError, SecfedError, Stor
 from secfed.identity import signed
 from secfed.identity.roles import Role
 from secfed.identity.signed import Signed
-from secfed.ids import Digest, JobId
+from secfed.ids import Digest, JobId, RoundId
 from secfed.rounds.admission import Admission, Held, Site
 from secfed.rounds.exchange import Answer, Ask, Declined, Offer, Present, Ready, Refused, Said, Told, Wait
 from secfed.secagg.client import ClientSession
@@ -173,24 +173,30 @@ class ClientRounds:
     # -- the end of a round --------------------------------------------------------------------
 
     def _hear_outcome(self, held: Held, notice: OutcomeNotice) -> Said:
-        """Countersign the end of the round in hand; a round that ended without this site is only closed.
+        """Countersign the end of the round in hand; a round that ended without this site is only let go.
 
         Raises:
-            PeerError: The outcome is not the aggregator's, or contradicts what was signed here.
+            PeerError: The outcome is not the aggregator's, is of another round, or contradicts what was
+                signed here.
         """
-        outcome, h = self._verified(notice), notice.attempt
-        joined = self._record.opened(held.round_id, h) is not None
-        if not self._is_of(held, h):  # of an earlier round, come twice
-            return self._countersign(notice)
-        if not joined and self._site.name not in outcome.survivors:
-            self._record.close(held.round_id, published=outcome.published)
+        outcome = self._verified(notice)
+        if self._record.opened(held.round_id, notice.attempt) is not None:
+            self._on_offer(held)
+            said = self._countersign(notice)
+            self._site.contributions.discard(held.round_id.job, up_to=held.round_id.round)
+        elif self._joined_before(held, notice.attempt) or self._site.name in outcome.survivors:
+            return self._countersign(notice)  # of an earlier round, come twice; or refused there
+        else:
+            # Nothing in it says which round it ended, so nothing durable follows from it: if this one goes
+            # on, it is offered again, and the contribution is still here; a later one overtakes it.
             self._session.withdraw()
-            self._conclude(held, outcome)
-            return self.standing
-        self._on_offer(held)
-        said = self._countersign(notice)
+            said = Present(self._site.only or "")
         self._conclude(held, outcome)
         return said
+
+    def _joined_before(self, held: Held, h: Digest) -> bool:
+        job, number = held.round_id.job, held.round_id.round
+        return any(self._record.opened(RoundId(job, each), h) is not None for each in range(1, number))
 
     def _countersign(self, notice: OutcomeNotice) -> Said:
         reply = self._session.receive(notice)
@@ -208,17 +214,8 @@ class ClientRounds:
         )
         return self._site.codec.decode(Outcome, statement)
 
-    def _is_of(self, held: Held, h: Digest) -> bool:
-        """Whether the outcome of this attempt ends the round in hand: it ends one round, for good."""
-        try:
-            self._site.decisions.put(f"outcome/{h.hex()}", str(held.round_id).encode())
-        except DecisionConflictError:
-            return False
-        return True
-
     def _conclude(self, held: Held, outcome: Outcome) -> None:
-        """The round is closed, durably: drop the contribution."""
-        self._site.contributions.discard(held.round_id.job, up_to=held.round_id.round)
+        """This site is done with the round."""
         self._held = None
         included = outcome.published and self._site.name in outcome.survivors
         self.ended = RoundEnd(

@@ -40,8 +40,8 @@ class Hello:
         protocol: Protocol version. version: The package's, for the error text.
         roster: Digest of the roster that the caller holds.
         method: The call's name.
-        sequence: Nanoseconds since 1970 when the call was made, strictly growing per caller:
-            a replayed hello is refused.
+        sequence: Nanoseconds since 1970 when the call was made, new for each call: a replayed
+            hello is refused.
         body: Digest of the call's body bytes.
         ledger_head: Digest of the caller's ledger head for the job in hand; zero if none.
         ledger_entries: Number of entries up to that head.

@@ -256,13 +256,17 @@ class JobBook:
             raise StorageError("the roster of an attempt under way is missing")
         return text
 
-    def ledger_head(self, job: JobId, site: ClientId, entries: int, head: Digest) -> None:
+    def ledger_head(self, job: Job, site: ClientId, entries: int, head: Digest) -> None:
         """Keep a site's ledger head, and refuse one that is behind or beside what was seen.
+
+        A private job is charged to the site's data set, whose one ledger spans all such jobs. A job without
+        a bound may go by that ledger or by a scratch ledger, as the site says, but not by both in turn.
 
         Raises:
             LedgerError: The ledger was rolled back or replaced.
         """
-        prefix = f"ledger/{job}/{site}/"
+        kind = f"job/{job.id}" if job.plan.dp is None else "data-set"
+        prefix = f"ledger/{site}/{kind}/"
         seen = self._decisions.scan(prefix)
         last = int(seen[-1][0].rsplit("/", 1)[1]) if seen else 0
         known = self._decisions.get(f"{prefix}{entries:012}")

@@ -24,6 +24,11 @@ def round_line(state: RoundState, rounds: int, delta: str | None) -> str:
     if delta is None:
         parts.append("not private")
     elif state.epsilon_by_plan:
-        parts.append(f"eps by plan {state.epsilon_by_plan} (delta {float(delta):g})")
+        parts.append(f"eps by plan {state.epsilon_by_plan} (delta {_short(delta)})")
     parts.append(f"{state.seconds} s")
     return "  ".join(parts)
+
+
+def _short(decimal: str) -> str:
+    """`0.000001` as `1e-6`."""
+    return f"{float(decimal):g}".replace("e-0", "e-")

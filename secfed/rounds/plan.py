@@ -19,6 +19,7 @@ from secfed.ids import SITE_PATTERN, Digest
 
 __all__ = [
     "BITS_MAX",
+    "CURVE_MAX",
     "BaseModelSpec",
     "Deadlines",
     "DpSpec",
@@ -33,6 +34,9 @@ __all__ = [
 
 BITS_MAX = 24
 """Fixed-point bits: with 128 clients the sum still fits in 31 bits."""
+
+CURVE_MAX = 100
+"""Rounds up to which a plan has epsilon after each: every site works them out again, more take minutes."""
 
 DecimalText = Annotated[str, StringConstraints(pattern=r"^\d{1,12}(\.\d{1,12})?$")]
 """A non-negative number as decimal text, so that every party reads the same value."""
@@ -167,7 +171,7 @@ class JobPlan(_Frozen):
         survivors_min: Fewest survivors for which noise shares are sized; 0 in mode `example`.
         spare_rounds: Rounds that may be trained again and are then charged again.
         epsilon_by_round: Epsilon by plan after each round, decimal text, worked out by
-            whoever signed; empty where nothing is promised.
+            whoever signed and by every site again; empty where nothing is promised.
         policy: Digest of the policy text that the consortium agreed on, if it did.
     """
 
@@ -209,8 +213,10 @@ class JobPlan(_Frozen):
             raise ValueError("survivors_min belongs to the modes `distributed` and `client`")
         if self.weight_cap > 2**self.bits - 1:
             raise ValueError("weight_cap must fit in `bits`")
-        if self.epsilon_by_round and len(self.epsilon_by_round) != self.rounds:
-            raise ValueError("epsilon_by_round has one figure for each round")
+        if self.epsilon_by_round and self.dp is None:
+            raise ValueError("epsilon_by_round belongs to a dp section: without one epsilon is infinite")
+        if self.epsilon_by_round and not len(self.epsilon_by_round) == self.rounds <= CURVE_MAX:
+            raise ValueError(f"epsilon_by_round has one figure for each round, of {CURVE_MAX} at most")
         if Decimal(self.bound) <= 0:
             raise ValueError("bound must be above 0")
         return self

@@ -2,7 +2,8 @@
 
 The first rule that a plan breaks is named. Everything is decided from the plan's public parameters
 and the policy, never from data, so a refusal tells nothing about anybody. The plan's own epsilon
-figures are not believed: the cost is worked out here, over all its rounds and spare rounds.
+figures are not believed: the cost is worked out here, over all its rounds and spare rounds, and a plan
+that shows people a smaller figure than the true one is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from secfed.rounds.charge import dp_event
 from secfed.rounds.plan import DpSpec, JobPlan
 
 __all__ = ["accept", "check_ledger"]
+
+_CURVE_SLACK = 1.5e-3
+"""How far a promised figure may be below this site's: one unit of the last printed digit, and the rounding
+of two floats."""
 
 
 def accept(
@@ -67,7 +72,8 @@ def check_ledger(opening: Opening, plan: JobPlan, event: Event) -> None:
     """Refuse a plan that promises something else than the data set's ledger holds.
 
     Raises:
-        PolicyRefusedError: Another unit or relation, more records of one unit, or no budget at all.
+        PolicyRefusedError: Another unit or relation, more records of one unit, a delta under which a
+            whole unit may be given away, or no budget at all.
     """
     if isinstance(event, NonPrivate):
         return
@@ -77,6 +83,11 @@ def check_ledger(opening: Opening, plan: JobPlan, event: Event) -> None:
         raise PolicyRefusedError(
             f"job {plan.job} protects a {event.unit} under {event.relation}, this site's data set "
             f"a {opening.unit} under {opening.relation}"
+        )
+    if plan.dp is not None and Decimal(plan.dp.delta) * opening.budget.public_n >= 1:
+        raise PolicyRefusedError(
+            f"job {plan.job} has delta {plan.dp.delta}, which is not below one over the "
+            f"{opening.budget.public_n} units that this site's data set is said to have"
         )
     if isinstance(event, PoissonGaussian) and event.records_per_unit > opening.records_per_unit:
         raise PolicyRefusedError(
@@ -121,7 +132,20 @@ def _with_bound(policy: PolicyConfig, plan: JobPlan, dp: DpSpec, event: Event) -
             f"job {plan.job} costs epsilon {cost:.3f} over {rounds} rounds at delta {dp.delta}; "
             f"the policy allows {rules.max_epsilon}"
         )
+    _check_curve(plan, dp, event)
     return cost
+
+
+def _check_curve(plan: JobPlan, dp: DpSpec, event: Event) -> None:
+    """The figures that status and manifests will show are not smaller than the true ones."""
+    if not plan.epsilon_by_round:
+        return
+    true = accountant.running([event] * plan.rounds, float(dp.delta))
+    for number, (said, point) in enumerate(zip(plan.epsilon_by_round, true, strict=True), start=1):
+        if float(said) < point.epsilon - _CURVE_SLACK:
+            raise PolicyRefusedError(
+                f"job {plan.job} promises epsilon {said} after round {number}; it is {point.epsilon:.3f}"
+            )
 
 
 def _allowed(what: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -36,7 +36,7 @@ from secfed.rounds.house import House
 from secfed.rounds.jobs import Ending, Job
 from secfed.rounds.plan import JobPlan, TrainSpec
 from secfed.rounds.proposal import COUNTERS, RoundProposal
-from secfed.secagg.aggregator import AggregatorSession
+from secfed.secagg.aggregator import AggregatorSession, RingSum
 from secfed.store import jsontext
 from secfed.store.files import make_directory, storage_errors, sync_directory
 from secfed.store.jsontext import Json
@@ -135,7 +135,7 @@ def form(house: House, session: AggregatorSession, job: Job, proposal: RoundProp
         RoundAbortedError, PeerError, EncodingError: Nothing may be published; the round is over.
         StorageError: The disk refuses it; a restart goes on from here.
     """
-    ring_sum = session.sum_up(threads=house.threads)
+    ring_sum = _open_sum(house, session)
     plan = job.plan
     fixed = FixedPoint(float(plan.bound), plan.bits)
     total = decode_contribution_sum(ring_sum.total, len(ring_sum.survivors), COUNTERS, fixed)
@@ -148,6 +148,13 @@ def form(house: House, session: AggregatorSession, job: Job, proposal: RoundProp
     else:
         result = _store_adapter(house, job, proposal, total, plan.training)
     return Formed(ring_sum.digest, ring_sum.transcript, result, total.weight_sum, total.counters[0])
+
+
+def _open_sum(house: House, session: AggregatorSession) -> RingSum:
+    try:
+        return session.sum_up(threads=house.threads)
+    except StorageError as error:  # it was acknowledged and is lost: no restart can bring it back
+        raise RoundAbortedError(f"a masked vector cannot be read back: {error}") from error
 
 
 # -- results -----------------------------------------------------------------------------------

@@ -244,11 +244,14 @@ class OpenRound:
         returning = [site for site in ready if self._presence.may_return(site, now)]
         if returning:
             return _sites("waiting for the return of", returning)
-        cohort = self._cohort(now)
-        missing = sorted(self.seats.keys() - set(cohort))
+        here, cohort = self._here(now), self._cohort(now)
+        missing = sorted(self.seats.keys() - here)
         try:
             params_for(self._house, self.job, len(cohort))
         except InfeasibleCohortError as error:
+            if len(here) > len(cohort):
+                held = _sites("vectors left from", sorted(here - set(cohort)))
+                return f"{held}, and go out again only beside the same ones; {_sites('missing', missing)}"
             return f"{error}; {_sites('missing', missing)}"
         if now < self._not_before and frozenset(cohort) == self._tried:
             return "the next attempt follows in a moment"
@@ -274,14 +277,18 @@ class OpenRound:
 
     def _cohort(self, now: float) -> tuple[ClientId, ...]:
         """Ready, here, and able to mask: a vector that left binds its owner to its neighbours there."""
-        chosen = {
+        chosen = self._here(now)
+        while bound := {site for site in chosen if self._bound(site, chosen)}:
+            chosen -= bound
+        return tuple(sorted(chosen)[:COMPLETE_GRAPH_MAX])
+
+    def _here(self, now: float) -> set[ClientId]:
+        """Ready, and here."""
+        return {
             site
             for site, seat in self.seats.items()
             if seat.state is SeatState.READY and self._presence.here(site, now)
         }
-        while bound := {site for site in chosen if self._bound(site, chosen)}:
-            chosen -= bound
-        return tuple(sorted(chosen)[:COMPLETE_GRAPH_MAX])
 
     def _bound(self, site: ClientId, chosen: set[ClientId]) -> bool:
         """Whether this site would refuse: too few of the members with which its vector left are back."""

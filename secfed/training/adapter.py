@@ -28,10 +28,13 @@ from secfed.training.classify import Classification, PooledClassifier
 from secfed.training.sft import Completions
 from secfed.training.task import Task
 
-__all__ = ["AdapterModel", "build", "choose_device", "schema", "task_columns", "task_of"]
+__all__ = ["AdapterModel", "build", "choose_device", "positions", "schema", "task_columns", "task_of"]
 
 _SILENT_ADAPTER = ".default."
 """PEFT puts the adapter's name into parameter names, but not into what it saves."""
+
+_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
+"""Model types whose table of positions begins after the padding token's id, so that fewer are left."""
 
 _LORA = ".lora_"
 """Marks every parameter that PEFT adds."""
@@ -129,13 +132,18 @@ def build(spec: AdapterSpec, folder: Path, *, device: str = "auto") -> AdapterMo
 
 def schema(spec: AdapterSpec, folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the whole adapter, from the base model's config alone (no weights)."""
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no base model in {folder}: {error}") from error
     with torch.device("meta"):
-        module = _attach(_auto_class(spec).from_config(config), spec)
+        module = _attach(_auto_class(spec).from_config(_config(folder)), spec)
     return {name: tuple(parameter.shape) for name, parameter in sorted(_adapter_parameters(module))}
+
+
+def positions(folder: Path) -> int | None:
+    """Most tokens that a base model takes, from its config alone; None where it sets no limit."""
+    config = _config(folder)
+    limit: int | None = getattr(config, "max_position_embeddings", None)
+    if limit is not None and config.model_type in _OFFSET_POSITIONS:
+        limit -= (config.pad_token_id or 0) + 1
+    return limit
 
 
 def task_of(spec: AdapterSpec, folder: Path, max_length: int) -> Task:
@@ -169,6 +177,14 @@ def choose_device(wanted: str) -> torch.device:
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("this machine has no CUDA device", hint='Set device = "auto" or "cpu".')
     return place
+
+
+def _config(folder: Path) -> Any:
+    """transformers' config of a base model."""
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no base model in {folder}: {error}") from error
 
 
 def _auto_class(spec: AdapterSpec) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secfed.errors import DataError
-from secfed.training.task import Example, pad
+from secfed.training.task import IGNORED, Example, pad
 
 __all__ = ["Classification", "PooledClassifier"]
 
@@ -44,7 +44,7 @@ class PooledClassifier(nn.Module):
 
 
 class Classification:
-    """Rows with a text and a label out of the plan's list.
+    """Rows with a text and a label, those that count out of the plan's list.
 
     Args:
         tokenizer: The base model's tokenizer.
@@ -60,14 +60,20 @@ class Classification:
         self._indices = {label: index for index, label in enumerate(labels)}
         self._max_length = max_length
 
-    def example(self, row: Mapping[str, str]) -> Example:
-        """Token ids and the label's index."""
+    def check(self, row: Mapping[str, str]) -> None:
+        """Refuse a label that is not in the list."""
         label = row["label"]
         if label not in self._indices:
             raise DataError(f"label {label!r} is not in the job's list ({', '.join(self._indices)})")
+
+    def example(self, row: Mapping[str, str]) -> Example:
+        """Token ids and the label's index; a label out of the list, or no token, gives a loss of zero."""
         tokens = self._tokenizer(row["text"], truncation=True, max_length=self._max_length)["input_ids"]
+        if not tokens:
+            return Example((self._tokenizer.pad_token_id,), (IGNORED,), cut=0)
         full = self._tokenizer(row["text"])["input_ids"] if len(tokens) == self._max_length else tokens
-        return Example(tuple(tokens), (self._indices[label],), cut=len(full) - len(tokens))
+        target = self._indices.get(row["label"], IGNORED)
+        return Example(tuple(tokens), (target,), cut=len(full) - len(tokens))
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """input_ids and attention_mask, shape (records, longest); targets, shape (records,)."""
@@ -78,9 +84,9 @@ class Classification:
         }
 
     def losses(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Cross entropy of every record, shape (records,)."""
+        """Cross entropy of every record, shape (records,); zero, with its gradient, without a target."""
         logits = module(batch["input_ids"], batch["attention_mask"])
-        return nn.functional.cross_entropy(logits, batch["targets"], reduction="none")
+        return nn.functional.cross_entropy(logits, batch["targets"], ignore_index=IGNORED, reduction="none")
 
     def measure(self, module: nn.Module, batch: Mapping[str, Tensor]) -> tuple[float, int]:
         """Records classified rightly, and records."""

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from secfed.aggregation.registry import by_name
-from secfed.errors import ConfigError
+from secfed.errors import ConfigError, PolicyRefusedError
 from secfed.privacy.events import Event
 from secfed.rounds.plan import JobPlan, RoundPlan, TrainSpec
 from secfed.rounds.ports import NamedArrays, Update
-from secfed.training.adapter import schema, task_columns
+from secfed.training.adapter import positions, schema, task_columns
+from secfed.training.classify import Classification
 from secfed.training.data import RECORD, load
 from secfed.training.models import weights_sha256
+from secfed.training.sft import Completions
 from secfed.training.spec import adapter_spec, planned_event
 from secfed.training.trainer import MICRO_BATCH, LocalTrainer
 
@@ -32,6 +34,7 @@ class SiteSettings:
     Attributes:
         data: The site's rows.
         columns: Trainer's column name to the file's, where they differ.
+        labels: The classes of this site's rows, in any order; empty leaves them to the plan.
         unit: `record`, or the column that names the person.
         model_folder: Where this site keeps a base model, by its public id; ConfigError if nowhere.
         scratch: Folder for what reading needs for a moment.
@@ -44,6 +47,7 @@ class SiteSettings:
     model_folder: Callable[[str], Path]
     scratch: Path
     columns: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     unit: str = RECORD
     device: str = "auto"
     threads: int | None = None
@@ -82,8 +86,10 @@ class TrainingContributor:
         """Load model and rows, and hold them against the plan; nothing is trained.
 
         Raises:
-            ConfigError: The base model is missing, is another one, or gives other shapes.
-            DataError: A file, column, value or label does not fit.
+            ConfigError: The base model is missing, is another one, gives other shapes, or takes fewer
+                tokens than the plan's rows may have.
+            PolicyRefusedError: The plan's labels are not those that the site declares.
+            DataError: A file, column or value does not fit, whatever the plan's labels and lengths are.
         """
         self._trainer(plan)
 
@@ -119,8 +125,22 @@ class TrainingContributor:
         shapes = schema(spec, folder)
         if shapes != train.adapter or by_name(train.strategy).wire_shapes(shapes) != plan.shapes:
             raise ConfigError("the plan's shapes are not those of its adapter on its base model")
+        limit = positions(folder)
+        if limit is not None and train.max_length > limit:
+            raise ConfigError(
+                f"the plan's rows have up to {train.max_length} tokens; {train.base.id!r} takes {limit}"
+            )
+        if train.labels and site.labels and set(train.labels) != set(site.labels):
+            raise PolicyRefusedError(
+                f"the plan's labels ({', '.join(train.labels)}) are not those that this site declares"
+            )
         table = load(
-            site.data, task_columns(spec), scratch=site.scratch, columns=site.columns, unit=site.unit
+            site.data,
+            task_columns(spec),
+            also=(*Classification.columns, *Completions.columns),
+            scratch=site.scratch,
+            columns=site.columns,
+            unit=site.unit,
         )
         trainer = LocalTrainer(
             train,

@@ -27,7 +27,7 @@ from secfed.crypto.kdf import derive, lengthed
 from secfed.crypto.labels import Label
 from secfed.errors import DataError
 from secfed.privacy.events import Unit
-from secfed.training.task import Task
+from secfed.training.task import Example, Task
 
 __all__ = ["RECORD", "DataFacts", "Table", "Units", "check", "group", "load"]
 
@@ -91,6 +91,7 @@ def load(
     path: Path,
     needed: Sequence[str],
     *,
+    also: Sequence[str] = (),
     scratch: Path,
     columns: Mapping[str, str] | None = None,
     unit: str = RECORD,
@@ -100,6 +101,8 @@ def load(
     Args:
         path: A `.jsonl`, `.csv` or `.parquet` file.
         needed: The trainer's columns, all of text (a label or a person may be a whole number).
+        also: Columns whose values are checked likewise where the file has them, so that what a file
+            is refused for does not depend on which columns a job plan asks for.
         scratch: A folder of the site's state; a private folder inside is used and removed.
         columns: Trainer's name to the file's name, where they differ.
         unit: `record`, or the column that names the person.
@@ -124,12 +127,14 @@ def load(
     count = len(content[wanted[0]])
     if count == 0:
         raise DataError(f"{path}: no rows")
+    present = {name: (columns or {}).get(name, name) for name in also}
+    read = {name: column for name, column in sorted((present | named).items()) if column in content}
     texts = {
         name: [
-            _text(path, row, named[name], value, whole=name == "label")
-            for row, value in enumerate(content[named[name]])
+            _text(path, row, column, value, whole=name == "label")
+            for row, value in enumerate(content[column])
         ]
-        for name in needed
+        for name, column in read.items()
     }
     owners = None
     if unit != RECORD:
@@ -190,12 +195,13 @@ def check(table: Table, units: Units, task: Task, *, nominal_units: int | None =
     )
 
 
-def example_of(table: Table, row: int, task: Task) -> Any:
-    """One row tokenised; a refusal names file and row."""
+def example_of(table: Table, row: int, task: Task) -> Example:
+    """One row checked and tokenised, for eyes that may see it; a refusal names file and row."""
     try:
-        return task.example(table.rows[row])
+        task.check(table.rows[row])
     except DataError as error:
         raise DataError(f"{table.path}: row {row + 1}: {error}") from error
+    return task.example(table.rows[row])
 
 
 def _read(path: Path, kind: str, scratch: Path) -> dict[str, list[Any]]:

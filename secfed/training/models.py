@@ -25,7 +25,7 @@ def model_folder(cache: Path, model_id: str) -> Path:
     if not _NAME.fullmatch(name) or not (folder / "config.json").is_file():
         raise ConfigError(
             f"base model {model_id!r} is not in {folder.parent}",
-            hint="Run `make assets`, or name the model's folder in the site's configuration.",
+            hint="Run `make setup-assets`, or name the model's folder in the site's configuration.",
         )
     return folder
 

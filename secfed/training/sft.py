@@ -32,6 +32,9 @@ class Completions:
         self._tokenizer = tokenizer
         self._max_length = max_length
 
+    def check(self, row: Mapping[str, str]) -> None:
+        """Every text can be learnt from."""
+
     def example(self, row: Mapping[str, str]) -> Example:
         """Prompt and completion as one sequence; only the completion counts."""
         prompt = self._tokenizer(row["prompt"])["input_ids"]

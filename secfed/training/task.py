@@ -27,7 +27,7 @@ class Example:
     Attributes:
         tokens: Token ids.
         targets: `sft`: ids that a loss counts, `IGNORED` elsewhere, as long as `tokens`;
-            `classify`: the label's index alone.
+            `classify`: the label's index alone, `IGNORED` for a label that the plan does not have.
         cut: How many tokens did not fit.
     """
 
@@ -47,11 +47,18 @@ class Task(Protocol):
     def metric(self) -> str:
         """Name of what `measure` counts."""
 
-    def example(self, row: Mapping[str, str]) -> Example:
-        """Tokenise one row.
+    def check(self, row: Mapping[str, str]) -> None:
+        """Refuse a row that nothing can be learnt from; for people who look at their own file.
 
         Raises:
-            DataError: A label that the plan does not have.
+            DataError: A label that is not among the classes.
+        """
+
+    def example(self, row: Mapping[str, str]) -> Example:
+        """Tokenise one row. None is refused: what nothing can be learnt from has a loss of zero.
+
+        A site that declined a plan because of one row would answer the plan's question about that row,
+        and charge nothing for it.
         """
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:

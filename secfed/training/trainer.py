@@ -27,7 +27,7 @@ from secfed.rounds.plan import DpSpec, TrainSpec
 from secfed.rounds.ports import Update
 from secfed.training import dpsgd
 from secfed.training.adapter import AdapterModel, build, task_of
-from secfed.training.data import Table, Units, example_of, group
+from secfed.training.data import Table, Units, group
 from secfed.training.random import PoissonSampler, Streams
 from secfed.training.spec import ADAM_BETAS, adapter_spec, planned_event
 from secfed.training.task import Example, Task
@@ -54,7 +54,7 @@ class LocalTrainer:
 
     Raises:
         ConfigError: Base model, target modules or device do not fit.
-        DataError: A row does not fit the trainer, or a person's column is needed.
+        DataError: A person's column is needed.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ def clamp(update: NamedArrays, bound: float) -> tuple[dict[str, NDArray[np.float
 def _tokenise(table: Table, units: Units, task: Task) -> tuple[list[Example], Units]:
     """Examples of the rows that units hold, and the units by positions among them."""
     used = [row for unit in units for row in unit]
-    examples = [example_of(table, row, task) for row in used]
+    examples = [task.example(table.rows[row]) for row in used]
     places = {row: place for place, row in enumerate(used)}
     return examples, tuple(tuple(places[row] for row in unit) for unit in units)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Protocol, Self
 
 import grpc
@@ -25,7 +24,6 @@ from secfed.errors import (
     PeerError,
     RevokedError,
     SecfedError,
-    StorageError,
 )
 from secfed.identity.certificate import Certificate
 from secfed.identity.keyfile import MemberKeys
@@ -33,7 +31,6 @@ from secfed.identity.roster import Roster, RosterRolledBackError
 from secfed.identity.signed import Signed
 from secfed.ids import Digest, JobId
 from secfed.rounds.exchange import JobCommand, JobState, Said, StatusReply, Told
-from secfed.store import files
 from secfed.store.journal import EMPTY, Head
 from secfed.transport import chunks, status, tls
 from secfed.transport.hello import HelloMaker, RosterChangedError
@@ -62,9 +59,6 @@ than that; if they go on for so long, the aggregator does not accept this certif
 KEEPALIVE_S = 30
 """A link on which nothing came for so long is probed."""
 
-_SEQUENCE_AHEAD_NS = 60 * 10**9
-"""Numbers are reserved on disk for a minute ahead, so that a call costs no sync."""
-
 
 stamina.instrumentation.set_on_retry_hooks([])  # `on_retry` tells of failures, once
 
@@ -81,37 +75,19 @@ class Rosters(Protocol):
 
 
 class Sequence:
-    """Numbers for hellos: nanoseconds since 1970 that only grow, across restarts and clock changes.
+    """Numbers for hellos: nanoseconds since 1970, each new.
 
-    Args:
-        path: Where the highest reserved number is kept; the directory exists.
-        now_ns: The clock.
-
-    Raises:
-        StorageError: The file cannot be used.
+    The aggregator remembers every number within its clock's window and refuses the rest by their
+    time, so a number must be new and of about now; nothing needs to be kept across restarts.
     """
 
-    def __init__(self, path: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
-        self._path, self._now_ns = path, now_ns
-        self._last = self._reserved = self._read()
+    def __init__(self, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self._now_ns, self._last = now_ns, 0
 
     def __call__(self) -> int:
-        """The next number."""
+        """The next number, larger than the last."""
         self._last = max(self._last + 1, self._now_ns())
-        if self._last >= self._reserved:
-            self._reserved = self._last + _SEQUENCE_AHEAD_NS
-            files.replace(self._path, str(self._reserved).encode())
         return self._last
-
-    def _read(self) -> int:
-        if not self._path.exists():
-            return 0
-        with files.storage_errors(self._path):
-            text = self._path.read_bytes()
-        if not text.isdigit() or len(text) > 20:
-            raise StorageError(f"{self._path} holds no number")
-        # A clean stop is not told from a crash, so the whole reserve is skipped, unless the clock is past it.
-        return int(text)
 
 
 class Connection:

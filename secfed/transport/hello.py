@@ -2,7 +2,7 @@
 
 TLS proves who opened the connection, once. The hello proves it for each call, under the roster
 in force, so that a revoked, expired or mistaken member hears a reason. It binds the call's
-body, the method, the certificate the caller saw, and a number that only grows, so that it is
+body, the method, the certificate the caller saw, and a number that serves once, so that it is
 worth nothing for another call, on another connection, or twice.
 """
 
@@ -99,7 +99,7 @@ class HelloMaker:
     Args:
         keys: The member's.
         peer: The aggregator's certificate, which TLS demands on this channel.
-        sequence: Numbers that only grow, nanoseconds since 1970, across restarts too.
+        sequence: Nanoseconds since 1970, another number at each call.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class HelloGate:
                 raise AuthenticationError(f"the hello of {member.site} was made for another {name}")
 
     def _check_sequence(self, said: Hello, now: datetime) -> None:
-        """Only newer ones count, near this clock; the clock alone never lets anything in."""
+        """A number counts once, near this clock; the clock alone never lets anything in."""
         off_s = abs(said.sequence - int(now.timestamp() * _NS)) // _NS
         if off_s > MAX_SKEW_S:
             raise AuthenticationError(

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from secfed.cli import client as client_cli
 from secfed.cli import joining
-from secfed.cli.build_client import Ledgers, create_ledger, load_site, open_client
+from secfed.cli.build_client import load_site, open_client
+from secfed.cli.heads import Heads
+from secfed.cli.ledgers import Ledgers, create_ledger
 from secfed.cli.passphrase import source
 from secfed.cli.playground import Playground
 from secfed.cli.site_lines import Lines, epsilon_words, round_words
@@ -212,8 +214,7 @@ def site(play):
     rows = data_file(play)
     join(play, "--data", str(rows), "--unit", "record", "--public-n", "1000")
     config, _, keys = load_site(play.config("hosp-a"), secrets(play))
-    with DecisionStore(config.state_dir / "decisions.sqlite") as decisions:
-        yield config, keys, decisions
+    return config, keys
 
 
 def charge(ledger, number):
@@ -221,48 +222,21 @@ def charge(ledger, number):
     ledger.reserve(JobId("job-1"), number, bytes(32), budget.authorize(ledger.state, event))
 
 
-def test_a_ledger_that_came_back_from_a_backup_is_noticed(site):
-    """The state directory remembers the head: the file before the last charge is refused."""
-    config, keys, decisions = site
-    path = config.ledger_dir / "dataset.ledger"
-    backup = config.ledger_dir / "backup"
-    ledgers = Ledgers(config.ledger_dir, keys, decisions)
-    shutil.copy(path, backup)
-    charge(ledgers.data_set(), 1)
-    ledgers.close()
-    again = Ledgers(config.ledger_dir, keys, decisions)
-    assert again.data_set().head.count == 2
-    again.close()
-    shutil.copy(backup, path)
-    with pytest.raises(LedgerError, match="cut off"):
-        Ledgers(config.ledger_dir, keys, decisions).data_set()
-
-
-def test_a_lost_data_set_ledger_is_not_made_anew(site):
-    """A scratch ledger is; the one that holds a budget would start again at nothing spent."""
-    config, keys, decisions = site
-    (config.ledger_dir / "dataset.ledger").unlink()
-    ledgers = Ledgers(config.ledger_dir, keys, decisions)
-    with pytest.raises(LedgerError, match="no ledger"):
-        ledgers.data_set()
-    assert ledgers.scratch().state.opening.budget is None
-    assert ledgers.last_used is ledgers.scratch()
-    ledgers.close()
-
-
 # -- what a site reads -------------------------------------------------------------------------
 
 
 def test_the_round_line_shows_what_was_spent_of_how_much(site):
     """20 rounds of 50 steps at q = .01, sigma = 1, delta 1e-6, by PLD."""
-    config, keys, decisions = site
-    ledgers = Ledgers(config.ledger_dir, keys, decisions)
+    config, keys = site
+    ledgers = Ledgers(config.ledger_dir, keys, Heads(config.state_dir), config.data)
     ledger = ledgers.data_set()
     for number in range(1, 21):
         charge(ledger, number)
     words = epsilon_words(ledger.state)
     assert words.startswith("eps 2.")
-    assert words.endswith(" of 8.000")
+    left = budget.remaining(ledger.state)
+    assert words.endswith(f" of 8.000 (gate leaves {left:.3f})")
+    assert 0 < left < 8 - float(words.split()[1])  # the gate counts more than was spent
     end = RoundEnd(JobId("job-1"), 12, 50, True, 3, "", 41)
     assert round_words(end, "eps 1.840 of 8.000") == "round 12/50  included  eps 1.840 of 8.000  41 s"
     lost = RoundEnd(JobId("job-1"), 3, 50, False, 0, "dropped in mask: upload", 7)

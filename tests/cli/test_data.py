@@ -93,6 +93,13 @@ def test_a_person_counts_once_and_with_so_many_rows(site: Callable[..., Path], s
     assert done.err.startswith("warning: 4 units are more than a factor of 10 from the plan's 1000")
 
 
+def test_declared_labels_serve_where_none_are_given(site: Callable[..., Path], secfed: Command) -> None:
+    done = secfed("data", "check", "--config", site(labels=("bad", "good")))
+    assert (done.code, done.err) == (0, "")
+    done = secfed("data", "check", "--config", site(labels=("bad", "fine")))
+    assert (done.code, "row 2: label 'good'" in done.error) == (2, True)
+
+
 def test_a_column_may_have_another_name(site: Callable[..., Path], secfed: Command) -> None:
     rows = [{"note": row["text"], "class": row["label"]} for row in ROWS]
     done = secfed("data", "check", "--config", site(rows, text="note", label="class"), "--labels", "bad,good")

@@ -99,6 +99,16 @@ def test_more_commands_than_a_minute_has_are_no_clock_fault(admin: Command) -> N
     assert [admin("status").code for _ in range(12)] == [0] * 12
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_the_running_aggregator_holds_no_model_library(admin: Command, play: Playground) -> None:
+    """Whatever it loads late, after it served jobs: nothing of torch or scipy is in its memory."""
+    assert admin("job", "list").code == 0
+    mapped = Path(f"/proc/{play.processes[0].popen.pid}/maps").read_text()
+    assert "grpc" in mapped
+    assert "torch" not in mapped
+    assert "/scipy/" not in mapped
+
+
 def test_another_plan_under_a_used_name_is_refused(admin: Command, job_file: Callable[[str], Path]) -> None:
     path = job_file("third")
     assert admin("job", "start", path).code == 0

@@ -188,7 +188,10 @@ def test_an_event_that_promises_something_else_is_refused(make: Make, foreign: P
 
 
 def test_more_records_of_a_person_than_the_data_set_counts_on_are_refused(make: Make) -> None:
-    ledger = make(unit="person", records_per_unit=4)
+    ledger = make(unit="person", records_per_unit=4, unit_column="patient")
+    assert ledger.state.opening.unit_column == "patient"
+    with pytest.raises(LedgerError, match="unit_column"):
+        make("other", unit_column="patient")
     for k, accepted in ((4, True), (5, False)):
         event = PoissonGaussian(2**57, "1", 50, "add-remove", "person", k)
         if accepted:
@@ -306,7 +309,7 @@ def test_an_honest_ledger_verifies_while_it_is_in_use(
     charge(ledger, event())
     verdict = verify(tmp_path / "hosp-a.ledger", key.public, expect=ledger.head)
     assert (verdict.fault, verdict.head, verdict.state) == (None, ledger.head, ledger.state)
-    assert verdict.countersigned
+    assert verdict.compared
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

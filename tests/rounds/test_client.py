@@ -229,7 +229,7 @@ def test_an_aborted_round_ends_not_included_and_closes(federation):
 
 
 def test_a_site_that_was_left_out_lets_go_of_the_round(build_federation):
-    """Ready, but not in the cohort: the outcome closes the round and asks for no signature."""
+    """Ready, but not in the cohort: no signature, and nothing durable, since nothing names the round."""
     federation = build_federation(4)
     plan = federation.plan()
     *cohort, spare = ready(federation, plan)
@@ -238,25 +238,30 @@ def test_a_site_that_was_left_out_lets_go_of_the_round(build_federation):
     notice = host.outcome()
     assert spare.rounds.hear(Ask(host.session.h, notice)) == Present("")
     assert (spare.rounds.ended.included, spare.rounds.ended.reason) == (False, "not in the round's cohort")
-    assert spare.site.contributions.rounds() == []
+    assert isinstance(spare.rounds.hear(federation.offer(plan)), Ready)  # had it been another round's
+    assert isinstance(spare.rounds.hear(federation.offer(plan, 2)), Ready)
+    assert spare.site.contributions.rounds() == [RoundId(JobId("sum-1"), 2)]
     forged = replace(notice, statement=replace(notice.statement, signature=bytes(64)))
     assert isinstance(cohort[0].rounds.hear(Ask(host.session.h, forged)), Refused)
 
 
-@pytest.mark.parametrize("included", [True, False])
-def test_an_outcome_that_comes_twice_ends_no_later_round(build_federation, included):
-    """The notice of round 1 again, while round 2 is in hand: for who was in round 1 and who was left out."""
-    federation = build_federation(4)
+@pytest.mark.parametrize("restarted", [True, False])
+@pytest.mark.parametrize("published", [True, False])
+def test_an_outcome_that_comes_late_ends_no_later_round(federation, restarted, published):
+    """The notice of round 1 while round 2 is in hand: the same signature again, or a refusal."""
     plan = federation.plan()
-    *cohort, spare = ready(federation, plan)
-    host = federation.begin(plan, 1, cohort)
-    host.run(cohort)
-    notice = Ask(host.session.h, host.outcome())
-    machine = cohort[0] if included else spare
-    first = machine.rounds.hear(notice)
+    machines = ready(federation, plan)
+    machine = machines[0]
+    host = federation.begin(plan, 1, machines)
+    host.run(machines)
+    notice = Ask(host.session.h, host.outcome(published=published))
+    first = None if restarted else machine.rounds.hear(notice)
+    if restarted:
+        machine.stop()
+        machine.start()
     ready(federation, plan, 2, [machine])
     again = machine.rounds.hear(notice)
-    assert again == first if included else isinstance(again, Refused)
+    assert again == first or (restarted and isinstance(again, Refused))
     assert machine.rounds.ended is None
     assert machine.rounds.standing.round == 2
     assert machine.site.contributions.rounds() == [RoundId(JobId("sum-1"), 2)]
@@ -509,7 +514,7 @@ def trainers(federation, epsilon="8", **kwargs):
         machine.local = Local(**kwargs)
         machine.make = lambda _plan, local=machine.local: local
         machine.budget = Budget(epsilon, "0.000001", 1000)
-        machine.bases = {BASE: {}}
+        machine.bases = {BASE: {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}}
     return machines
 
 
@@ -572,6 +577,45 @@ def test_an_event_that_was_not_reserved_never_leaves(federation):
     assert isinstance(rounds.hear(federation.offer(plan, 1, BASE)), Declined)
     assert type(rounds.refusal) is SecfedError
     assert machine.site.contributions.rounds() == []
+    assert kinds(machine) == ["open", "reserve"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"x.lora_B.weight": np.zeros((2, 2), np.float32)},
+        {"x.lora_B.weight": np.zeros((2, 3), np.float32), "y.lora_B.weight": np.zeros(3, np.float32)},
+        {"x.lora_B.weight": np.zeros((2, 2), np.float64), "y.lora_B.weight": np.zeros(3, np.float32)},
+        {"x.lora_B.weight": np.zeros((2, 2), np.float32), "y.lora_B.weight": np.full(3, np.nan, np.float32)},
+    ],
+    ids=["empty", "missing", "shape", "type", "nan"],
+)
+def test_a_base_that_does_not_fit_the_plan_is_declined_before_the_charge(federation, broken):
+    machine = trainers(federation)[0]
+    machine.bases = {BASE: broken}
+    rounds = machine.start()
+    assert isinstance(rounds.hear(federation.offer(train_plan(federation), 1, BASE)), Declined)
+    assert isinstance(rounds.refusal, PeerError)
+    assert "base adapter" in str(rounds.refusal)
+    assert machine.local.runs == 0
+    assert not machine.ledger_path.exists() or kinds(machine) == ["open"]
+
+
+def test_a_library_that_fails_ends_the_round_and_says_no_value(federation):
+    """As a row that a model cannot take: declined and charged, the process goes on."""
+
+    class Failing(Local):
+        def contribute(self, plan, round_plan, base):
+            raise IndexError("of the patient named Smith")
+
+    machine = trainers(federation)[0]
+    machine.make = lambda _plan: Failing()
+    rounds = machine.start()
+    offer = federation.offer(train_plan(federation), 1, BASE)
+    assert rounds.hear(offer) == Declined(JobId("train-1"), 1)
+    assert "IndexError" in str(rounds.refusal)
+    assert "Smith" not in str(rounds.refusal)
     assert kinds(machine) == ["open", "reserve"]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from secfed.config import BudgetPolicy, JobPolicy, PolicyConfig
 from secfed.errors import PolicyRefusedError
+from secfed.privacy import accountant
 from secfed.privacy.entries import Budget, Opening
 from secfed.privacy.events import NonPrivate
 from secfed.rounds import policy
@@ -73,11 +74,31 @@ def accept(site, job, event=None, min_cohort=3, digest=None):
 def test_the_cost_is_worked_out_over_all_rounds():
     """20 rounds of 50 steps at q = .01, sigma = 1, delta = 1e-5: 1.828, whatever the plan says."""
     honest = plan()
-    flattering = plan(epsilon_by_round=("0.1",) * 20)
     assert 1.827 <= accept(rules(), honest) <= 1.840
-    assert accept(rules(), flattering) == accept(rules(), honest)
     with pytest.raises(PolicyRefusedError, match=r"costs epsilon 1\.8"):
-        accept(rules(max_epsilon=1.8), flattering)
+        accept(rules(max_epsilon=1.8), plan(epsilon_by_round=("0.1",) * 20))
+
+
+def test_a_plan_that_promises_less_than_it_costs_is_refused():
+    """Each figure that people are shown is worked out again; one below the true one by 0.002 is too low."""
+    job = plan(rounds=3)
+    true = [point.epsilon for point in accountant.running([dp_event(job)] * 3, 1e-5)]
+
+    def promising(*less):
+        said = (f"{figure - cut:.3f}" for figure, cut in zip(true, less, strict=True))
+        return plan(rounds=3, epsilon_by_round=tuple(said))
+
+    assert accept(rules(), promising(0, 0, 0)) == accept(rules(), job)
+    accept(rules(), promising(-1, 0.001, 0))
+    with pytest.raises(PolicyRefusedError, match="after round 2"):
+        accept(rules(), promising(0, 0.002, 0))
+
+
+def test_a_curve_belongs_to_noise_and_to_few_rounds():
+    with pytest.raises(ValueError, match="dp section"):
+        plan(dp=None, epsilon_by_round=("1",) * 20)
+    with pytest.raises(ValueError, match="100 at most"):
+        plan(rounds=101, epsilon_by_round=("9",) * 101)
 
 
 def test_spare_rounds_are_part_of_the_cost():
@@ -170,3 +191,12 @@ def test_a_ledger_takes_only_what_it_promises():
     ):
         with pytest.raises(PolicyRefusedError, match=rule):
             policy.check_ledger(refused, person, event)
+
+
+def test_a_delta_that_gives_away_a_whole_unit_is_refused():
+    """delta = 1e-5 over 100 000 units or more."""
+    job = plan()
+    record = {"unit": "record", "records_per_unit": 1}
+    policy.check_ledger(opening(budget=Budget("8", "0.000001", 99_999), **record), job, dp_event(job))
+    with pytest.raises(PolicyRefusedError, match=r"delta 0\.00001"):
+        policy.check_ledger(opening(budget=Budget("8", "0.000001", 100_000), **record), job, dp_event(job))

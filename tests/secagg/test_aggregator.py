@@ -408,6 +408,20 @@ def test_a_restart_among_the_signatures_loses_none(five: Stage) -> None:
     assert (five.play().session.sum_up().total == expected_total(40, five.members)).all()
 
 
+def test_a_signature_said_again_after_a_restart_costs_nobody_anything(five: Stage) -> None:
+    """Durable, then the crash: its acknowledgement never came, so each member says it once more."""
+    five.at(Phase.CONFIRM)
+    replies = {member: _reply(five, member) for member in five.members}
+    for member, reply in replies.items():
+        five.deliver(member, reply)
+    _restarted(five)
+    assert five.session.resume()
+    for member, reply in replies.items():
+        five.session.receive(member, reply)
+        assert five.session.ask(member) is not None
+    assert (five.play().session.sum_up().total == expected_total(40, five.members)).all()
+
+
 def test_a_restart_keeps_who_was_dropped_and_why() -> None:
     stage = Stage(5).play(Phase.MASK)
     stage.session.drop(M0, "the reason")

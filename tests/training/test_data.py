@@ -153,6 +153,21 @@ def test_check_counts_and_warns(
     assert not check(table, group(table, "person", 3, KEY), task, nominal_units=40).far_from_plan
 
 
+@pytest.mark.parametrize("trainer", ["classify", "sft"])
+def test_a_blank_value_is_refused_whichever_columns_are_asked_for(
+    tmp_path: Path, write_rows: Callable[..., Path], trainer: str
+) -> None:
+    """A plan's trainer decides which columns are used, not which rows the file is refused for."""
+    columns = {"classify": ("text", "label"), "sft": ("prompt", "completion")}
+    row = {"text": "w1", "label": "yes", "prompt": "w1", "completion": "w2"}
+    path = write_rows([row, {**row, "completion": " "}])
+    also = tuple(name for names in columns.values() for name in names)
+    with pytest.raises(DataError, match="row 2, column 'completion': blank text"):
+        load(path, columns[trainer], also=also, scratch=tmp_path)
+    good = load(write_rows([row]), columns[trainer], also=also, scratch=tmp_path)
+    assert set(good.rows[0]) == set(columns[trainer])
+
+
 def test_label_outside_the_plan_is_named(
     tmp_path: Path,
     base_folder: Callable[[str], Path],

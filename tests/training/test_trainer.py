@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from scipy import stats
 
 from secfed.aggregation.registry import by_name
-from secfed.errors import ConfigError, DataError, SecfedError
+from secfed.errors import ConfigError, DataError, PolicyRefusedError, SecfedError
 from secfed.privacy.events import NonPrivate, PoissonGaussian
 from secfed.rounds.plan import Deadlines, JobPlan, RoundPlan
 from secfed.training import trainer as trainer_module
-from secfed.training.adapter import task_of
+from secfed.training.adapter import positions, task_of
 from secfed.training.contributor import SiteSettings, TrainingContributor
 from secfed.training.data import load
 from secfed.training.evaluate import Evaluator, evaluate_folder
@@ -250,6 +251,60 @@ def test_what_does_not_fit_is_refused_before_training(train_spec: Any, dp_spec: 
     vector = plan_of(train, None, kind="vector", training=None, shapes={"x": (1,)})
     with pytest.raises(ConfigError, match="trains nothing"):
         site("bert").planned_event(vector)
+
+
+@pytest.mark.parametrize("dp", [True, False])
+def test_a_plan_learns_nothing_of_labels_by_being_declined(
+    dp: bool,
+    train_spec: Any,
+    dp_spec: Any,
+    site: Any,
+    start: Any,
+) -> None:
+    """Rows are labelled no and yes; a plan for other labels is carried out and charged as any other."""
+    train = train_spec("bert", labels=("yes", "perhaps"))
+    plan, here = plan_of(train, dp_spec() if dp else None), site("bert")
+    here.check(plan)
+    assert here.contribute(plan, round_plan(), start(train)).event == here.planned_event(plan)
+
+
+def test_a_row_with_another_label_adds_nothing(train_spec: Any, dp_spec: Any, site: Any, start: Any) -> None:
+    """Its unit is drawn and counted, its clipped gradient is zero: what is left is the noise."""
+    train = train_spec("bert", labels=("a", "b"), optimizer="sgd", learning_rate="1.0", steps=1)
+    dp = dp_spec(sampling_num=2**64, noise_multiplier="0.000001", clip="1")
+    update = site("bert").contribute(plan_of(train, dp), round_plan(), start(train))
+    assert max(float(np.abs(value).max()) for value in update.arrays.values()) < 1e-6
+    known = train.model_copy(update={"labels": ("no", "yes")})
+    update = site("bert").contribute(plan_of(known, dp), round_plan(), start(known))
+    assert max(float(np.abs(value).max()) for value in update.arrays.values()) > 1e-3
+
+
+def test_the_labels_that_a_site_declares_are_the_plans(train_spec: Any, dp_spec: Any, site: Any) -> None:
+    """Compared with the configuration alone, in any order, before the file is opened."""
+    plan = plan_of(train_spec("bert"), dp_spec())
+    site("bert", labels=("yes", "no")).check(plan)
+    for declared in (("yes", "no", "perhaps"), ("yes", "perhaps")):
+        with pytest.raises(PolicyRefusedError, match="declares"):
+            site("bert", labels=declared).check(plan)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
+def test_rows_longer_than_the_models_positions_are_refused(
+    kind: str, train_spec: Any, dp_spec: Any, site: Any, base_folder: Any
+) -> None:
+    """From the config alone: the tiny models have 64 positions, and no row here has as many tokens."""
+    assert positions(base_folder(kind)) == 64
+    if kind == "gpt2":  # its fused layers take no adapter of ours
+        return
+    site(kind).check(plan_of(train_spec(kind, max_length=64), dp_spec()))
+    with pytest.raises(ConfigError, match="up to 65 tokens"):
+        site(kind).check(plan_of(train_spec(kind, max_length=65), dp_spec()))
+
+
+def test_positions_after_a_padding_token_are_fewer(tmp_path: Path) -> None:
+    """RoBERTa counts from the padding token's id + 1: of its 514 positions 512 are for tokens."""
+    transformers.RobertaConfig(max_position_embeddings=514, pad_token_id=1).save_pretrained(tmp_path)
+    assert positions(tmp_path) == 512
 
 
 # -- evaluation --------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ class Town:
             self.address,
             self.keys[name],
             rosters,
-            Sequence(self.root / f"{name}.sequence"),
+            Sequence(),
             now=lambda: datetime.now(UTC),
             **({"patience_s": 3.0} | options),
         )

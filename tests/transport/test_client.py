@@ -23,7 +23,6 @@ from secfed.errors import (
     NetworkError,
     NotPermittedError,
     RevokedError,
-    StorageError,
 )
 from secfed.identity import membership
 from secfed.identity.roles import Role
@@ -92,34 +91,24 @@ def _shut(end: socket.socket) -> None:
 # -- numbers -----------------------------------------------------------------------------------
 
 
-def test_numbers_only_grow_whatever_the_clock_does(disk):
-    """The clock stands still, then goes back an hour across a restart: still larger numbers."""
+def test_numbers_only_grow_whatever_the_clock_does():
+    """The clock stands still, then goes back an hour: still larger numbers."""
     clock = [10**18]
-    numbers = Sequence(disk / "sequence", lambda: clock[0])
+    numbers = Sequence(lambda: clock[0])
     seen = [numbers(), numbers()]
     clock[0] += 10**12
     seen += [numbers(), numbers()]
     clock[0] -= 3600 * 10**9
-    again = Sequence(disk / "sequence", lambda: clock[0])
-    seen += [again(), again()]
+    seen += [numbers(), numbers()]
     assert seen == sorted(set(seen))
 
 
-def test_a_number_costs_no_sync_each_time(disk):
+def test_a_restart_numbers_by_the_clock_again():
+    """However often a process is started, its numbers stay within the aggregator's window."""
     clock = [10**18]
-    numbers = Sequence(disk / "sequence", lambda: clock[0])
-    numbers()
-    written = (disk / "sequence").read_bytes()
     for _ in range(100):
-        clock[0] += 10**8
-        numbers()
-    assert (disk / "sequence").read_bytes() == written
-
-
-def test_a_damaged_sequence_file_is_refused(disk):
-    (disk / "sequence").write_text("soon")
-    with pytest.raises(StorageError):
-        Sequence(disk / "sequence")
+        clock[0] += 10**6
+        assert Sequence(lambda: clock[0])() == clock[0]
 
 
 # -- before anything is dialled ----------------------------------------------------------------
@@ -332,7 +321,7 @@ def client(town, name: str, home: Path, update: Path, address: str) -> tuple[Cli
         address,
         keys,
         rosters,
-        Sequence(home / "sequence"),
+        Sequence(),
         now=lambda: datetime.now(UTC),
         ledger_head=lambda: rounds.ledger_head,
         patience_s=20.0,

@@ -538,7 +538,7 @@ class Hello(_message.Message):
     method: _builtins.str
     """name of the call, as in service.proto"""
     sequence: _builtins.int
-    """nanoseconds since 1970, strictly growing per caller"""
+    """nanoseconds since 1970, new for each call of a caller"""
     body: _builtins.bytes
     """digest of the call's body bytes"""
     ledger_head: _builtins.bytes

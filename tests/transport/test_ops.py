@@ -1,0 +1,32 @@
+"""Loopback only, and what systemd hears."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from secfed.errors import ConfigError
+from secfed.transport.ops import OpsServer, notify
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
+def test_an_address_off_loopback_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="not a loopback address"):
+        OpsServer(host, 0, metrics=bytes, ready=str)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_is_told_over_its_socket(disk: Path, abstract: bool) -> None:
+    name = f"@secfed-test-{disk.name}" if abstract else str(disk / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + name[1:] if abstract else name)
+        systemd.settimeout(5)
+        notify("READY=1", name)
+        assert systemd.recv(100) == b"READY=1"
+
+
+def test_nobody_asked_or_nobody_is_there_any_more(disk: Path) -> None:
+    notify("READY=1", None)
+    notify("READY=1", str(disk / "gone"))
