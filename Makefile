@@ -20,7 +20,7 @@ demo-vector: setup
 	$(BIN)/secfed demo --task vector
 
 test: setup setup-assets lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
