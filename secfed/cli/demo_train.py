@@ -27,7 +27,7 @@ from secfed.rounds.house import adapter_digest
 __all__ = ["run_training"]
 
 SITES = ("hosp-a", "hosp-b", "hosp-c")
-SHARES = (0.5, 0.3, 0.2)
+SHARES = (0.4, 0.35, 0.25)
 """How unevenly the rows are split."""
 
 PUBLIC_ROWS = 400
@@ -74,11 +74,15 @@ def run_training(play: Playground, task: str, models: Path, say: Callable[[str],
     assert privacy is not None  # noqa: S101 - both templates are private
     unit = "record" if material.owner is None else material.owner
     bounded = () if material.owner is None else ("--max-records-per-unit", str(privacy.records_per_unit))
-    for name in SITES:
-        play.join(
-            name, "--data", str(play.site(name) / "data.jsonl"), "--unit", unit, *bounded,
-            "--public-n", str(privacy.nominal_units), "--epsilon", str(CAP), "--models", str(models),
-        )  # fmt: skip
+    play.join_all(
+        {
+            name: (
+                "--data", str(play.site(name) / "data.jsonl"), "--unit", unit, *bounded,
+                "--public-n", str(privacy.nominal_units), "--epsilon", str(CAP), "--models", str(models),
+            )
+            for name in SITES
+        }
+    )  # fmt: skip
     say(f"data           {material.say}; {PUBLIC_ROWS} public rows are held out")
     path = play.root / "JOB.toml"
     path.write_text(to_toml(material.job, play.root))

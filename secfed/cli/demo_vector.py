@@ -37,10 +37,10 @@ def run_vector(play: Playground, say: Callable[[str], object]) -> bool:
     play.enroll(SITES)
     play.start_aggregator()
     say(f"federation     {len(SITES)} sites, aggregator on 127.0.0.1:{play.port}, mutual TLS, fresh keys")
+    play.join_all(dict.fromkeys(SITES, ("--allow-non-private",)))
     rng = np.random.default_rng()
     updates: dict[str, dict[str, NDArray[np.float32]]] = {}
     for name in SITES:
-        play.join(name, "--allow-non-private")
         updates[name] = {
             key: rng.uniform(-BOUND, BOUND, shape).astype(np.float32) for key, shape in SHAPES.items()
         }

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from secfed.errors import PeerError
 
-__all__ = ["BITS_MAX", "add_into", "pack", "packed_bytes", "reduce", "unpack"]
+__all__ = ["BITS_MAX", "add_into", "check_padding", "pack", "packed_bytes", "reduce", "unpack"]
 
 BITS_MAX = 32
 """Widest word, bits: what a uint32 holds."""
@@ -62,6 +62,22 @@ def add_into(total: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
 def packed_bytes(count: int, bits: int) -> int:
     """Bytes that `count` words of `bits` bits take."""
     return (count * bits + 7) // 8
+
+
+def check_padding(last: int, bits: int, count: int) -> None:
+    """Hold a packed vector's last byte against its one form, where the rest is not at hand.
+
+    Args:
+        last: The byte.
+        bits: B, 1 to 32.
+        count: d.
+
+    Raises:
+        PeerError: A bit after the last word is not zero.
+    """
+    used = count * bits % 8
+    if used and last >> used:
+        raise PeerError("a packed vector has a bit set after its last word")
 
 
 def pack(words: NDArray[np.uint32], bits: int) -> bytes:
@@ -110,8 +126,8 @@ def unpack(data: bytes | bytearray | memoryview, bits: int, count: int) -> NDArr
     _mask(bits)
     if count < 0 or len(data) != packed_bytes(count, bits):
         raise PeerError(f"{len(data)} bytes are not {count} words of {bits} bits")
-    if count * bits % 8 and data[-1] >> (count * bits % 8):
-        raise PeerError("a packed vector has a bit set after its last word")
+    if data:
+        check_padding(data[-1], bits, count)
     blocks = -(-count // _BLOCK_WORDS)
     words = np.empty(blocks * _BLOCK_WORDS, "<u4")
     octets = np.frombuffer(data, np.uint8)

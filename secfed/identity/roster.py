@@ -167,9 +167,13 @@ class Roster:
                 hint="Ask the federation's owner for the next roster version.",
             )
 
-    def active(self, role: Role) -> list[Member]:
-        """All active members of a role, sorted by site."""
-        return [member for member in self.members if member.active and member.role is role]
+    def active(self, role: Role, now: datetime | None = None) -> list[Member]:
+        """All active members of a role, sorted by site; with `now`, those whose entry has not run out."""
+        return [
+            member
+            for member in self.members
+            if member.active and member.role is role and (now is None or now <= member.valid_until)
+        ]
 
     @property
     def aggregator(self) -> Member:

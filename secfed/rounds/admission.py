@@ -163,6 +163,10 @@ class Admission:
             return self._resume(job, round_, stored)
         if self._record.is_closed(round_id):
             raise RoundAbortedError(f"round {round_id} is over for this site")
+        if self._record.left(round_id):  # two vectors of one round could be told from each other
+            raise RoundAbortedError(
+                f"the contribution to round {round_id} was sent and is lost here; it is never made again"
+            )
         contributor = self._site.contributor(job.plan)
         self._accept(job, contributor.planned_event(job.plan))
         with _contained(f"getting ready for job {job.job}"):

@@ -41,7 +41,7 @@ from secfed.rounds.publish import Formed, base_of, check_plan, form, round_folde
 from secfed.rounds.results import Results
 from secfed.rounds.round import Notices, OpenRound, SeatState
 from secfed.secagg.aggregator import AggregatorSession
-from secfed.secagg.messages import SignedReply
+from secfed.secagg.messages import SignedReply, VoidNotice
 from secfed.secagg.params import COMPLETE_GRAPH_MAX
 from secfed.store.journal import Head
 
@@ -161,6 +161,12 @@ class AggregatorRounds:
             return Offer(round_.job.proposal.text, round_.proposal.text)
         return None
 
+    def untold(self, site: ClientId, told: Told) -> None:
+        """The call that was to hear this had ended: what is told once only is due again."""
+        if isinstance(told, Ask) and isinstance(told.request, VoidNotice):
+            self._notices.setdefault(site, []).insert(0, told.request)
+            self._changes.count += 1
+
     def wait_for(self, site: ClientId) -> Wait:
         """For a site that has nothing to hear: what is awaited, and until when at the latest."""
         if self._open is None:
@@ -200,7 +206,7 @@ class AggregatorRounds:
     def progress(self, upload: Upload) -> None:
         """A piece of an upload came in."""
         if self._open is not None and self._open.live is not None and self._open.live.h == upload.h:
-            self._open.live.progress(upload.member)
+            self._open.live.progress(upload)
 
     def finish_upload(self, upload: Upload) -> None:
         """All pieces are committed."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from secfed.crypto.labels import PROTOCOL_VERSION, SUITE, Label
+from secfed.encoding import ring
 from secfed.encoding.fixedpoint import word_bits
 from secfed.errors import PeerError, UnexpectedMessageError
 from secfed.identity import roster as rosters
@@ -144,6 +145,10 @@ class Upload:
     ) -> None:
         self.site, self.h, self.member, self.statement = site, h, member, statement
         self.size_bytes = size
+        self.received_bytes = 0
+        """How far it has come."""
+        self.last_byte = 0
+        """The last one so far, where a packed vector is padded."""
         self._writer, self._hash = writer, hashlib.sha256()
 
     @property
@@ -159,6 +164,9 @@ class Upload:
         """
         self._writer.write(piece)
         self._hash.update(piece)
+        if piece:
+            self.last_byte = piece[-1]
+        self.received_bytes += len(piece)
 
     def commit(self) -> None:
         """Make the whole durable; only now may it be acknowledged."""
@@ -183,6 +191,8 @@ class LiveAttempt:
         self.masked = False
         """Whether members were asked for their vectors, so that these may have left."""
         self._replies: dict[MemberIndex, Reply] = {}
+        self._uploads: dict[MemberIndex, Upload] = {}
+        self._furthest: dict[MemberIndex, int] = {}
         self._progress: dict[MemberIndex, float] = {}
         self._phase: Phase | None = None
         self._entered = self.opened
@@ -251,19 +261,25 @@ class LiveAttempt:
         except PeerError as error:
             self.lose(site, str(error))
             raise
-        self._progress[member] = self._house.clock.monotonic()
+        self._progress.setdefault(member, self._house.clock.monotonic())  # to begin again is no progress
         name = upload_name(self.h, member)
         self._house.spool.discard(name)  # whole, but its end was never heard: it comes again
         writer = self._house.spool.writer(name)
-        return Upload(writer, site, self.h, member, statement, masked.size_bytes)
+        upload = Upload(writer, site, self.h, member, statement, masked.size_bytes)
+        self._uploads[member] = upload
+        return upload
 
-    def progress(self, member: MemberIndex) -> None:
-        """A piece came in."""
-        self._progress[member] = self._house.clock.monotonic()
+    def progress(self, upload: Upload) -> None:
+        """Pieces came in; only what lies beyond all that came before renews the member's time."""
+        if upload.received_bytes > self._furthest.get(upload.member, 0):
+            self._furthest[upload.member] = upload.received_bytes
+            self._progress[upload.member] = self._house.clock.monotonic()
 
     def finish_upload(self, upload: Upload) -> None:
-        """A committed vector; one that is not what its sender signed drops the sender."""
+        """A committed vector; one that is not what its sender signed, or not in its one form, drops the sender."""
+        manifest = self.session.manifest
         try:
+            ring.check_padding(upload.last_byte, manifest.word_bits, manifest.length)
             self.session.receive_upload(upload.member, upload.statement, upload.sha256)
         except PeerError as error:
             self._house.spool.discard(upload_name(self.h, upload.member))
@@ -282,6 +298,8 @@ class LiveAttempt:
 
     def tick(self, now: float) -> None:
         """Drop who is late."""
+        for upload in self._uploads.values():
+            self.progress(upload)  # a piece may have been on its way to the disk when it was announced
         for site in self.session.waiting_for:
             reason = self._late(self.session.manifest.index_of(site), now)
             if reason is not None and site in self.session.waiting_for:

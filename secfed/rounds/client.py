@@ -8,6 +8,7 @@ that was broken, and of a declined round not even that.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from secfed.crypto.labels import Label
 from secfed.errors import DecisionConflictError, NetworkError, SecfedError, StorageError
@@ -24,6 +25,9 @@ from secfed.secagg.states import Membership
 from secfed.store.journal import EMPTY, Head
 
 __all__ = ["ClientRounds", "RoundEnd", "Upload"]
+
+_DECIDED_OTHERWISE = "it contradicts what this site decided before"
+"""All that the aggregator learns of a durable decision that stands against its request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +136,14 @@ class ClientRounds:
             if self._held is not None and isinstance(request, OutcomeNotice):
                 return self._hear_outcome(self._held, request)
             if self._held is not None and isinstance(request, OpenAttempt):
-                self._on_offer(self._held)
+                self._on_offer(self._held, self._site.now())
             reply = self._session.receive(request)
         except DecisionConflictError as conflict:
-            return self._refuse(ask, conflict)
+            return self._refuse(ask, conflict, _DECIDED_OTHERWISE)
         except StorageError:
             raise
         except SecfedError as refusal:
-            return self._refuse(ask, refusal)
+            return self._refuse(ask, refusal, str(refusal))
         match reply:
             case None:
                 return self.standing
@@ -148,23 +152,29 @@ class ClientRounds:
             case _:
                 return Answer(ask.attempt, reply)
 
-    def _on_offer(self, held: Held) -> None:
-        """The session goes by the roster that is in force now."""
-        self._session.offer(self._membership(), held.terms(self._site), held.sending)
+    def _on_offer(self, held: Held, now: datetime | None = None) -> None:
+        """The session goes by the roster that is in force now.
 
-    def _refuse(self, ask: Ask, refusal: SecfedError) -> Refused:
+        Args:
+            now: For a new attempt, which nobody may join whose entry has run out; None for the end of one
+                that was joined before.
+        """
+        self._session.offer(self._membership(now), held.terms(self._site), held.sending)
+
+    def _refuse(self, ask: Ask, refusal: SecfedError, said: str) -> Refused:
+        """Say no; `said` leaves this site, the refusal's own text may name its files."""
         kind = type(ask.request).__name__
         self._site.observer.note("refused", request=kind, rule=str(refusal), error=type(refusal).__name__)
-        return Refused(ask.attempt, str(refusal))
+        return Refused(ask.attempt, said)
 
-    def _membership(self) -> Membership:
+    def _membership(self, now: datetime | None) -> Membership:
         site, roster = self._site, self._site.rosters.current
         aggregator = roster.aggregator
         return Membership(
             site=site.name,
             key=site.key,
             aggregator=(aggregator.site, aggregator.identity_key),
-            members={member.site: member.identity_key for member in roster.active(Role.CLIENT)},
+            members={member.site: member.identity_key for member in roster.active(Role.CLIENT, now)},
             codec=site.codec,
             record=self._record,
             entropy=site.entropy,

@@ -74,6 +74,10 @@ class House:
         """Identity keys of the roster's active clients."""
         return {member.site: member.identity_key for member in self.roster().active(Role.CLIENT)}
 
+    def eligible(self) -> set[ClientId]:
+        """Active clients whose roster entry has not run out: members refuse a cohort with any other."""
+        return {member.site for member in self.roster().active(Role.CLIENT, self.now())}
+
     def deadlines(self, wanted: Deadlines) -> Deadlines:
         """A plan's deadlines, within the operator's limits."""
         return Deadlines(

@@ -151,6 +151,7 @@ class JobBook:
 
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
+        self._heads: dict[str, tuple[int, Digest]] = {}
         self._jobs: dict[JobId, Job] = {}
         for _, text in decisions.scan("job/"):
             proposal = _stored_job(text)
@@ -235,9 +236,14 @@ class JobBook:
         return {(JobId(job), int(number)) for _, job, number in keys}
 
     def countersigned(self, ending: Ending, site: ClientId, statement: Signed) -> None:
-        """Keep a member's signature under what it was shown of a round's end."""
-        value = _to_json(statement=_text(statement.statement), signature=_text(statement.signature))
-        self._decisions.put(f"countersign/{ending.h.hex()}/{site}", value)
+        """Keep a member's signature under what it was shown of a round's end; the first one, if it sends more.
+
+        One key can sign the same text in many ways, so a second signature is no contradiction.
+        """
+        key = f"countersign/{ending.h.hex()}/{site}"
+        if self._decisions.get(key) is None:
+            value = _to_json(statement=_text(statement.statement), signature=_text(statement.signature))
+            self._decisions.put(key, value)
 
     # -- what else outlives a restart ----------------------------------------------------------
 
@@ -261,25 +267,39 @@ class JobBook:
 
         A private job is charged to the site's data set, whose one ledger spans all such jobs. A job without
         a bound may go by that ledger or by a scratch ledger, as the site says, but not by both in turn.
+        The first head of each round is durable, later ones are remembered until a restart: what a site
+        invents costs this store one row a round.
 
         Raises:
             LedgerError: The ledger was rolled back or replaced.
         """
-        kind = f"job/{job.id}" if job.plan.dp is None else "data-set"
-        prefix = f"ledger/{site}/{kind}/"
-        seen = self._decisions.scan(prefix)
-        last = int(seen[-1][0].rsplit("/", 1)[1]) if seen else 0
-        known = self._decisions.get(f"{prefix}{entries:012}")
-        if entries < last or known not in (None, head):
+        ledger = f"ledger/{site}/job/{job.id}/" if job.plan.dp is None else f"ledger/{site}/data-set/"
+        newest = self._heads.get(ledger)
+        if newest is None:
+            newest = max((_head_from(value) for _, value in self._decisions.scan(ledger)), default=None)
+        last = 0 if newest is None else newest[0]
+        if entries < last or (newest is not None and entries == last and head != newest[1]):
             raise LedgerError(
                 f"the ledger of {site} has {entries} entries and is not the one seen before with {last}",
                 hint="A ledger was restored from a copy or replaced: bring back the current one.",
             )
-        if known is None:
-            self._decisions.put(f"{prefix}{entries:012}", head)
+        key = f"{ledger}{job.id}/{job.next_round:08}"
+        if (entries, head) != newest and self._decisions.get(key) is None:
+            self._decisions.put(key, entries.to_bytes(_COUNT_BYTES) + head)
+        self._heads[ledger] = (entries, head)
 
 
 # -- facts to bytes and back -------------------------------------------------------------------
+
+
+_COUNT_BYTES = 8
+"""Of a ledger's number of entries, before its head."""
+
+
+def _head_from(value: bytes) -> tuple[int, Digest]:
+    if len(value) != _COUNT_BYTES + len(NO_DIGEST):
+        raise StorageError("the record of a ledger's head is damaged")
+    return int.from_bytes(value[:_COUNT_BYTES]), Digest(value[_COUNT_BYTES:])
 
 
 def _round_key(kind: str, job: JobId, number: int) -> str:

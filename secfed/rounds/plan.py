@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from secfed.crypto.kdf import digest
 from secfed.crypto.labels import Label
-from secfed.encoding.layout import Layout
+from secfed.encoding.layout import SIZE_MAX, Layout
 from secfed.ids import SITE_PATTERN, Digest
 
 __all__ = [
@@ -40,6 +40,12 @@ CURVE_MAX = 100
 
 DecimalText = Annotated[str, StringConstraints(pattern=r"^\d{1,12}(\.\d{1,12})?$")]
 """A non-negative number as decimal text, so that every party reads the same value."""
+
+NOISE_MULTIPLIER_MAX = 1000
+"""Above it an accountant adds up more rounding than privacy loss, for hours."""
+
+Side = Annotated[int, Field(ge=1, le=SIZE_MAX)]
+"""Of an array; the layout bounds their number and product."""
 
 HexDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=f"^{SITE_PATTERN.pattern}$")]
@@ -94,7 +100,7 @@ class TrainSpec(_Frozen):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     max_length: int = Field(128, ge=1, le=32_768)
     plain_batch: int = Field(16, ge=1, le=65_536)
-    adapter: dict[str, tuple[int, ...]] = Field(min_length=1)
+    adapter: dict[str, tuple[Side, ...]] = Field(min_length=1)
     labels: tuple[str, ...] = ()
     seed: HexDigest
 
@@ -126,7 +132,7 @@ class DpSpec(_Frozen):
     sampling_num: int = Field(ge=1, le=2**64)
     noise_multiplier: DecimalText
     clip: DecimalText
-    nominal_units: int = Field(ge=1)
+    nominal_units: int = Field(ge=1, le=2**53)
     delta: DecimalText
 
     @property
@@ -144,6 +150,8 @@ class DpSpec(_Frozen):
         for name in ("noise_multiplier", "clip", "delta"):
             if Decimal(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} must be above 0; a job without noise has no `dp` section")
+        if Decimal(self.noise_multiplier) > NOISE_MULTIPLIER_MAX:
+            raise ValueError(f"noise_multiplier must be at most {NOISE_MULTIPLIER_MAX}")
         if self.unit == "record" and self.records_per_unit != 1:
             raise ValueError("records_per_unit belongs to unit = person")
         return self
@@ -183,11 +191,11 @@ class JobPlan(_Frozen):
     created_by: Name
     rounds: int = Field(ge=1, le=100_000)
     spare_rounds: int = Field(0, ge=0, le=1000)
-    min_cohort: int = Field(3, ge=3)
+    min_cohort: int = Field(3, ge=3, le=2**31)
     mode: Literal["example", "distributed", "client"] = "example"
     noise_shares: NoiseShares | None = None
-    survivors_min: int = Field(0, ge=0)
-    shapes: dict[str, tuple[int, ...]] = Field(min_length=1)
+    survivors_min: int = Field(0, ge=0, le=2**31)
+    shapes: dict[str, tuple[Side, ...]] = Field(min_length=1)
     bound: DecimalText
     bits: int = Field(16, ge=2, le=BITS_MAX)
     rounding: Literal["stochastic"] = "stochastic"
@@ -233,7 +241,7 @@ class RoundPlan(_Frozen):
     schema_version: Literal[1] = 1
     job: Name
     job_plan: HexDigest
-    round: int = Field(ge=1)
+    round: int = Field(ge=1, le=2**31)
     base: HexDigest
     deadlines: Deadlines
 

@@ -283,12 +283,13 @@ class OpenRound:
         return tuple(sorted(chosen)[:COMPLETE_GRAPH_MAX])
 
     def _here(self, now: float) -> set[ClientId]:
-        """Ready, and here."""
-        return {
+        """Ready, here, and enrolled for today."""
+        here = {
             site
             for site, seat in self.seats.items()
             if seat.state is SeatState.READY and self._presence.here(site, now)
         }
+        return here & self._house.eligible()
 
     def _bound(self, site: ClientId, chosen: set[ClientId]) -> bool:
         """Whether this site would refuse: too few of the members with which its vector left are back."""

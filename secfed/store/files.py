@@ -114,7 +114,11 @@ def replace(path: Path, data: bytes, *, mode: int = PRIVATE_MODE, barrier: Barri
     draft = path.with_name(f".{path.name}.new")
     with storage_errors(path):
         barrier("before:replace")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        draft.unlink(
+            missing_ok=True
+        )  # a crash left it, or somebody planted it: its mode and target are not ours
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(draft, flags, mode)
         try:
             write_all(descriptor, data)
             os.fsync(descriptor)

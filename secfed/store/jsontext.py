@@ -1,7 +1,7 @@
 """JSON for texts that are signed or chained: one strict reading, one fixed writing.
 
-Strict means: no duplicate name, no float (numbers are integers or decimal text), no NaN,
-nothing after the value. What is signed are the bytes themselves; the fixed writing only
+Strict means: no duplicate name, no float (numbers are integers or decimal text), no NaN, no text
+that UTF-8 cannot carry, nothing after the value. What is signed are the bytes themselves; the fixed writing only
 keeps two programs from writing the same facts in two ways.
 """
 
@@ -35,7 +35,7 @@ def parse(data: bytes) -> Json:
     """Read exactly one JSON value.
 
     Raises:
-        ValueError: Not UTF-8, not JSON, a duplicate name, a float, or bytes left over.
+        ValueError: Not UTF-8, not JSON, a duplicate name, a float, half a surrogate pair, or bytes left over.
     """
     value, rest = first_value(data)
     if rest.strip():
@@ -56,7 +56,29 @@ def first_value(data: bytes) -> tuple[Json, bytes]:
         raise ValueError("nested too deeply") from problem
     rest = text[end:].encode("utf-8", errors="surrogateescape")
     text[:end].encode("utf-8")  # bytes that are no UTF-8 are accepted nowhere within the value
+    if "\\u" in text[:end]:
+        _refuse_surrogates(value)
     return value, rest
+
+
+def _refuse_surrogates(value: Json) -> None:
+    """An escape may name half a pair, which no file and no peer could be sent again.
+
+    Raises:
+        UnicodeEncodeError: A `ValueError`; some text holds one.
+    """
+    waiting: list[Json] = [value]
+    while waiting:
+        match waiting.pop():
+            case str() as text:
+                text.encode("utf-8")
+            case Mapping() as members:
+                waiting.extend(members)
+                waiting.extend(members.values())
+            case Sequence() as items:
+                waiting.extend(items)
+            case _:
+                pass
 
 
 def _write(value: Json, indent: int | None) -> bytes:

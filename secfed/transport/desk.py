@@ -4,6 +4,9 @@ Every call of the core runs on its one thread, so it needs no locks and its dura
 hold up the network. Clients that have nothing to hear are kept here; whenever the core notes a
 change, all of them are looked at in one go. A disk that fails stops the process: what is
 durable is enough to go on from, what is not was never acknowledged.
+
+A call that is cut off takes nothing with it: what it began here ends in a task of its own, and
+what it would have told its site is kept for that site's next call.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from secfed.errors import LedgerError, SecfedError, StorageError
 from secfed.ids import ClientId
@@ -62,6 +65,7 @@ class Desk:
         self._closing = False
         self._broken: StorageError | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._steps: set[asyncio.Task[Any]] = set()
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         """Set once something failed that only a restart can mend."""
         self._ticker = self.chore(self._tick())
@@ -69,11 +73,23 @@ class Desk:
     # -- the core ------------------------------------------------------------------------------
 
     async def call(self, step: Callable[[AggregatorRounds], T]) -> T:
-        """Run one step of the core on its thread.
+        """Run one step of the core on its thread, with all that follows from it.
+
+        Both happen even if the caller is cancelled meanwhile: only the result is lost then.
 
         Raises:
             SecfedError: What the step raised. A failing disk is reported to `failed` too.
         """
+        return await asyncio.shield(self._begin(self._call(step)))
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task of the desk's own, which no cancelled caller ends."""
+        task = self._loop.create_task(work)
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+        return task
+
+    async def _call(self, step: Callable[[AggregatorRounds], T]) -> T:
         try:
             done = await self._loop.run_in_executor(self._core, self._step, step)
         except StorageError as error:
@@ -134,7 +150,12 @@ class Desk:
         Args:
             at_once: Do not wait, whether there is anything or not.
         """
-        told, seen = await self.call(lambda rounds: (rounds.next_for(site), rounds.changes))
+        asked = self._begin(self._call(lambda rounds: (rounds.next_for(site), rounds.changes)))
+        try:
+            told, seen = await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(lambda task: self._keep_told(site, task))
+            raise
         if told is None and not (at_once or self._closing):
             told = await self._wait(site, seen)
         return told or await self._wait_text(site)
@@ -146,10 +167,13 @@ class Desk:
         future = self._waiting[site] = self._loop.create_future()
         try:
             if self._rounds.changes != seen:  # noted after the look, before the wait
-                await self._spread()
-            return await asyncio.wait_for(future, self._poll_s)
-        except TimeoutError:
-            return None
+                await asyncio.shield(self._begin(self._spread()))
+            await asyncio.wait([future], timeout=self._poll_s)
+            return future.result() if future.done() else None
+        except asyncio.CancelledError:
+            if future.done():
+                self._keep(site, future.result())
+            raise
         finally:
             if self._waiting.get(site) is future:
                 del self._waiting[site]
@@ -168,6 +192,17 @@ class Desk:
                 future = self._waiting.get(site)
                 if future is not None and not future.done():
                     future.set_result(told)
+                else:
+                    self._keep(site, told)
+
+    def _keep(self, site: ClientId, told: Told | None) -> None:
+        """What a call that ended did not take along is told to the site's next one."""
+        if told is not None:
+            self.soon(lambda rounds: rounds.untold(site, told))
+
+    def _keep_told(self, site: ClientId, asked: asyncio.Task[tuple[Told | None, int]]) -> None:
+        if not asked.cancelled() and asked.exception() is None:
+            self._keep(site, asked.result()[0])
 
     def _news(self, sites: tuple[ClientId, ...]) -> tuple[int, dict[ClientId, Told]]:
         """On the core's thread: what those who wait must be told now."""
@@ -205,7 +240,7 @@ class Desk:
         """Finish what is being written, then stop all threads."""
         self.release()
         self._ticker.cancel()
-        while self._background:
-            await asyncio.wait(self._background)
+        while self._background or self._steps:
+            await asyncio.wait(self._background | self._steps)
         for pool in (self._sums, self._disk, self._core):
             await asyncio.to_thread(pool.shutdown)

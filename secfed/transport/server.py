@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -18,7 +18,7 @@ import grpc.aio
 from secfed.errors import ConfigError, NetworkError, PeerError, RevokedError, SecfedError
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
-from secfed.ids import ClientId
+from secfed.ids import ClientId, Digest
 from secfed.rounds import archive
 from secfed.rounds.attempt import Upload
 from secfed.store.adapters import AdapterStore
@@ -34,6 +34,8 @@ __all__ = ["CALLS_EACH_MAX", "FederationService"]
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 """gRPC's view of a call."""
+
+T = TypeVar("T")
 
 CALLS_EACH_MAX = 8
 """Calls of one member at a time: one that waits, one upload or download, and some that overlap."""
@@ -68,8 +70,9 @@ class FederationService:
         self._desk, self._gate, self._audit, self._adapters = desk, gate, audit, adapters
         self._roster, self._now, self._idle_s = roster, now, upload_idle_s
         self._uploaded, self._refused = uploaded, refused
-        self._calls: dict[ClientId, set[asyncio.Task[Any]]] = {}
+        self._calls: dict[ClientId, dict[asyncio.Task[Any], Digest]] = {}
         self._uploads: dict[ClientId, asyncio.Lock] = {}
+        self._downloads: dict[ClientId, asyncio.Lock] = {}
         self._uploading: dict[ClientId, set[asyncio.Task[Any]]] = {}
         self._ended: dict[asyncio.Task[Any], SecfedError] = {}
 
@@ -91,17 +94,20 @@ class FederationService:
         return grpc.method_handlers_generic_handler(service.SERVICE, handlers)
 
     def cut(self, roster: Roster) -> None:
-        """End every call of members that this roster no longer has."""
-        active = {member.site for member in roster.members if member.active}
+        """End every call over a certificate that this roster no longer has, revoked or replaced."""
+        active = {member.site: member.certificate.digest for member in roster.members if member.active}
         for site, tasks in self._calls.items():
-            if site not in active:
-                for task in tasks:
-                    self._end(task, RevokedError(f"{site} was revoked in roster version {roster.version}"))
+            what = "had its key replaced" if site in active else "was revoked"
+            reason = RevokedError(f"{site} {what} in roster version {roster.version}")
+            for task, certificate in tasks.items():
+                if active.get(site) != certificate:
+                    self._end(task, reason)
 
     def _end(self, task: asyncio.Task[Any], reason: SecfedError) -> None:
-        """End a call from this side; the other side hears why."""
-        self._ended[task] = reason
-        task.cancel()
+        """End a call from this side; the other side hears why: the first reason, if there are several."""
+        if task not in self._ended:
+            self._ended[task] = reason
+            task.cancel()
 
     # -- around every call ---------------------------------------------------------------------
 
@@ -125,10 +131,10 @@ class FederationService:
 
         def admit(call: calls.Call) -> Caller:
             caller = self._admit(method, call, context)
-            tasks = self._calls.setdefault(caller.site, set())
+            tasks = self._calls.setdefault(caller.site, {})
             if len(tasks) >= CALLS_EACH_MAX:
                 raise NetworkError(f"{caller.site} has {CALLS_EACH_MAX} calls open, and no more are taken")
-            tasks.add(_current())
+            tasks[_current()] = caller.member.certificate.digest
             entered.append(caller)
             if caller.role is Role.CLIENT:
                 self._desk.soon(lambda rounds: rounds.enter(caller.site))
@@ -160,8 +166,8 @@ class FederationService:
         await context.abort(refusal.code, refusal.details, refusal.metadata)
 
     def _leave(self, caller: Caller, broken: bool) -> None:
-        tasks = self._calls.get(caller.site, set())
-        tasks.discard(_current())
+        tasks = self._calls.get(caller.site, {})
+        tasks.pop(_current(), None)
         if not tasks:
             self._calls.pop(caller.site, None)
         if caller.role is Role.CLIENT:
@@ -212,12 +218,22 @@ class FederationService:
     async def _receive(
         self, site: ClientId, header: calls.UploadHeader, stream: AsyncIterator[bytes]
     ) -> None:
-        upload = await self._desk.call(
-            lambda rounds: rounds.begin_upload(site, header.attempt, header.statement)
-        )
-        if upload is not None:
-            await self._store(upload, stream)
-            await self._desk.call(lambda rounds: rounds.finish_upload(upload))
+        begun: list[Upload] = []  # a call that is cancelled has no result, but it may have a file open
+
+        async def begin() -> None:
+            upload = await self._desk.call(
+                lambda rounds: rounds.begin_upload(site, header.attempt, header.statement)
+            )
+            begun.extend([] if upload is None else [upload])
+
+        try:
+            await _to_the_end(begin())
+            for upload in begun:
+                await self._store(upload, stream)
+                await self._desk.call(lambda rounds, upload=upload: rounds.finish_upload(upload))
+        finally:
+            for upload in begun:
+                await _to_the_end(self._desk.disk(upload.abort))
 
     async def _store(self, upload: Upload, stream: AsyncIterator[bytes]) -> None:
         """Frames to the spool as they come; whole and durable on return."""
@@ -240,26 +256,36 @@ class FederationService:
             await asyncio.shield(writing)
         finally:
             if writing is not None:
-                await asyncio.wait([writing])  # the file is closed by nobody while it is written
-            await self._desk.disk(upload.abort)
+                await _to_the_end(asyncio.wait([writing]))  # nobody closes a file while it is written
 
-    async def _download(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def _download(self, data: bytes, context: Context) -> None:
         async with self._guard("Download", context) as admit:
             call = calls.decode_call(data)
-            admit(call)
+            caller = admit(call)
             wanted = calls.decode_download(call.body)
-            folder = await self._desk.call(lambda rounds: rounds.archived(wanted))
-            if folder is not None:
-                file = await self._desk.disk(archive.pack, folder)
-            elif await self._desk.call(lambda rounds: rounds.announced(wanted)):
-                file = await self._desk.disk(self._adapters.read_bytes, wanted)
-            else:
-                raise ConfigError(
-                    f"no adapter or sum with the digest {wanted.hex()[:16]}… was published here",
-                    hint="`secfed status` shows the results of all rounds.",
-                )
-            for offset, piece in chunks.split(file):
-                yield calls.encode_chunk(calls.Chunk(offset, len(file), piece))
+            async with self._downloads.setdefault(caller.site, asyncio.Lock()):  # one file in memory each
+                file = await self._published(wanted)
+                for offset, piece in chunks.split(file):
+                    chunk = calls.encode_chunk(calls.Chunk(offset, len(file), piece))
+                    await self._send(context, chunk)
+
+    async def _published(self, wanted: Digest) -> bytes:
+        folder = await self._desk.call(lambda rounds: rounds.archived(wanted))
+        if folder is not None:
+            return await self._desk.disk(archive.pack, folder)
+        if await self._desk.call(lambda rounds: rounds.announced(wanted)):
+            return await self._desk.disk(self._adapters.read_bytes, wanted)
+        raise ConfigError(
+            f"no adapter or sum with the digest {wanted.hex()[:16]}… was published here",
+            hint="`secfed status` shows the results of all rounds.",
+        )
+
+    async def _send(self, context: Context, chunk: bytes) -> None:
+        """One chunk; whoever does not take it within the idle time hears no more."""
+        try:
+            await asyncio.wait_for(context.write(chunk), self._idle_s)
+        except TimeoutError:
+            raise NetworkError(f"a download stood still for {self._idle_s:g} s") from None
 
     # -- members and people --------------------------------------------------------------------
 
@@ -291,6 +317,20 @@ def _current() -> asyncio.Task[Any]:
     if task is None:
         raise RuntimeError("a call is handled outside a task")
     return task
+
+
+async def _to_the_end(work: Awaitable[T]) -> T:
+    """Wait for something that must not be left halfway; a cancellation, or several, count afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as cancellation:
+            cancelled = cancellation
+    if cancelled is not None:
+        raise cancelled from task.exception()
+    return task.result()
 
 
 async def _next(stream: AsyncIterator[bytes], within_s: float) -> bytes:
