@@ -30,6 +30,7 @@ __all__ = [
     "KeyPermissionsError",
     "LedgerError",
     "LockedError",
+    "LostUploadError",
     "NetworkError",
     "NotPermittedError",
     "PassphraseError",
@@ -268,6 +269,10 @@ class DecisionConflictError(StorageError):
 
     exit_code = 62
     hint = "A decision stands for good; keep the audit trail and ask who asked twice."
+
+
+class LostUploadError(StorageError):
+    """A masked vector that was acknowledged is gone, or is another one: no restart brings it back."""
 
 
 class LockedError(StorageError):

@@ -77,7 +77,7 @@ def template(kind: str) -> JobFile:
                 unit="person",
                 records_per_unit=4,
                 nominal_units=300,
-                batch=16.0,
+                batch=8.0,
                 noise_multiplier=1.0,
                 delta=1e-5,
             ),

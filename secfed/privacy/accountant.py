@@ -50,6 +50,9 @@ _MIXTURE_INTERVAL = 1e-3
 _PLD_MAX = 200.0
 """Above this Rényi epsilon the PLD's arrays grow without use, and the Rényi bound is the figure."""
 
+_PLD_RELEASES_MAX = 200_000
+"""Beyond this many releases a PLD takes minutes and adds up its own rounding: the same holds."""
+
 _AGREEMENT = 1e-3
 """How far, relative and absolute, a PLD may exceed the Rényi bound before one of them must be wrong."""
 
@@ -185,7 +188,7 @@ def _claim(tallied: Tally, bound: float, delta: float) -> tuple[float, str, str]
     """Epsilon, and the method and version that gave it."""
     if tallied.non_private:
         return math.inf, "none", ""
-    if bound > _PLD_MAX:
+    if bound > _PLD_MAX or sum(tallied.counts.values()) > _PLD_RELEASES_MAX:
         return _figure(bound, tallied), "RDP", f"secfed {__version__}"
     try:
         version = _library_version()

@@ -276,7 +276,7 @@ class LiveAttempt:
             self._progress[upload.member] = self._house.clock.monotonic()
 
     def finish_upload(self, upload: Upload) -> None:
-        """A committed vector; one that is not what its sender signed, or not in its one form, drops the sender."""
+        """A committed vector; one not as its sender signed it, or not in its one form, drops the sender."""
         manifest = self.session.manifest
         try:
             ring.check_padding(upload.last_byte, manifest.word_bits, manifest.length)

@@ -236,7 +236,7 @@ class JobBook:
         return {(JobId(job), int(number)) for _, job, number in keys}
 
     def countersigned(self, ending: Ending, site: ClientId, statement: Signed) -> None:
-        """Keep a member's signature under what it was shown of a round's end; the first one, if it sends more.
+        """Keep a member's signature, the first if it sends more, under what it was shown of a round's end.
 
         One key can sign the same text in many ways, so a second signature is no contradiction.
         """

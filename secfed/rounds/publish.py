@@ -27,7 +27,7 @@ from secfed.crypto.labels import Label
 from secfed.encoding.contribution import ContributionSum, decode_contribution_sum
 from secfed.encoding.fixedpoint import FixedPoint
 from secfed.encoding.layout import Layout
-from secfed.errors import ConfigError, RoundAbortedError, StorageError
+from secfed.errors import ConfigError, LostUploadError, RoundAbortedError, StorageError
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest
 from secfed.privacy import events
@@ -153,8 +153,8 @@ def form(house: House, session: AggregatorSession, job: Job, proposal: RoundProp
 def _open_sum(house: House, session: AggregatorSession) -> RingSum:
     try:
         return session.sum_up(threads=house.threads)
-    except StorageError as error:  # it was acknowledged and is lost: no restart can bring it back
-        raise RoundAbortedError(f"a masked vector cannot be read back: {error}") from error
+    except LostUploadError as error:  # any other failure of the disk may pass: a restart tries again
+        raise RoundAbortedError("a masked vector that was acknowledged cannot be read back") from error
 
 
 # -- results -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from secfed.crypto.kdf import digest
 from secfed.crypto.labels import Label
 from secfed.encoding import ring
-from secfed.errors import RoundAbortedError, StorageError, UnexpectedMessageError
+from secfed.errors import LostUploadError, RoundAbortedError, UnexpectedMessageError
 from secfed.identity.signed import Signed
 from secfed.ids import ClientId, Digest, MemberIndex
 from secfed.secagg import derive, masking, transcript
@@ -354,7 +354,7 @@ class AggregatorSession:
         Raises:
             PeerError: A dropped member's recovery blob is bad; it is named.
             RoundAbortedError: Too few good shares.
-            StorageError: An upload is not the one that was acknowledged.
+            LostUploadError: An upload is not the one that was acknowledged.
         """
         frozen = self._frozen_now()
         opened = open_sum(self.h, frozen, self._shares(), self.params.threshold, self.site)
@@ -378,7 +378,7 @@ class AggregatorSession:
         packed = self._uploads.read(self.h, member)
         vector = derive.vector_digest(self.h, member, hashlib.sha256(packed).digest())
         if not derive.same(vector, frozen.vectors[member]):
-            raise StorageError(
+            raise LostUploadError(
                 f"the stored upload of {self.site(member)} is not the one that was acknowledged"
             )
         return packed

@@ -1,8 +1,8 @@
 """JSON for texts that are signed or chained: one strict reading, one fixed writing.
 
 Strict means: no duplicate name, no float (numbers are integers or decimal text), no NaN, no text
-that UTF-8 cannot carry, nothing after the value. What is signed are the bytes themselves; the fixed writing only
-keeps two programs from writing the same facts in two ways.
+that UTF-8 cannot carry, nothing after the value. What is signed are the bytes themselves; the
+fixed writing only keeps two programs from writing the same facts in two ways.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from secfed.errors import StorageError
+from secfed.errors import LostUploadError, StorageError
 from secfed.store.files import (
     PRIVATE_MODE,
     Barrier,
@@ -36,15 +36,18 @@ _DRAFT_PREFIX = ".draft-"
 class SpoolWriter:
     """One upload being written; nothing of it is visible before `commit`."""
 
-    def __init__(self, directory: Path, name: str, barrier: Barrier) -> None:
+    def __init__(self, directory: Path, name: str, barrier: Barrier, writing: set[str]) -> None:
         self._target = directory / name
         self._draft = directory / (_DRAFT_PREFIX + name)
         self._barrier = barrier
         self._size_bytes = 0
         with storage_errors(self._target):
+            self._draft.unlink(missing_ok=True)  # one that could not be removed when it was given up
             self._file = os.open(
                 self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE
             )
+        self._writing = writing
+        writing.add(name)
 
     @property
     def size_bytes(self) -> int:
@@ -81,11 +84,14 @@ class SpoolWriter:
         """Drop what was written; after `commit` or a second time it does nothing."""
         if self._file < 0:
             return
-        self._release()
         with storage_errors(self._target):
-            self._draft.unlink(missing_ok=True)
+            try:
+                self._draft.unlink(missing_ok=True)
+            finally:
+                self._release()
 
     def _release(self) -> None:
+        self._writing.discard(self._target.name)
         os.close(self._file)
         self._file = -1
 
@@ -112,6 +118,7 @@ class Spool:
     def __init__(self, directory: Path, *, barrier: Barrier = no_barrier) -> None:
         self._directory = directory
         self._barrier = barrier
+        self._writing: set[str] = set()
         make_directory(directory)
         with storage_errors(directory):
             for draft in directory.glob(_DRAFT_PREFIX + "*"):
@@ -126,17 +133,23 @@ class Spool:
         path = self._path(name)
         if path.exists():
             raise StorageError(f"{path} was already uploaded")
-        return SpoolWriter(self._directory, name, self._barrier)
+        if name in self._writing:
+            raise StorageError(f"{path} is being uploaded")
+        return SpoolWriter(self._directory, name, self._barrier, self._writing)
 
     def open(self, name: str) -> BinaryIO:
         """Open a whole upload for reading; the caller closes it.
 
         Raises:
-            StorageError: There is none of this name.
+            LostUploadError: There is none of this name.
+            StorageError: It cannot be opened, for now or for good.
         """
         path = self._path(name)
         with storage_errors(path):
-            return path.open("rb")
+            try:
+                return path.open("rb")
+            except FileNotFoundError as problem:
+                raise LostUploadError(f"{path}: {problem.strerror}") from problem
 
     def discard(self, name: str) -> None:
         """Remove an upload durably; one that is gone is no error."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +16,6 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from secfed.errors import PortBusyError, RosterError, SecfedError, StorageError
 from secfed.identity.keyfile import MemberKeys
@@ -29,7 +29,7 @@ from secfed.transport.desk import POLL_S, Desk
 from secfed.transport.hello import HelloGate
 from secfed.transport.server import FederationService
 from secfed.transport.tls import ServerTls
-from secfed.wire import limits, service
+from secfed.wire import limits
 
 __all__ = ["Daemon", "Listening", "Reports"]
 
@@ -44,6 +44,9 @@ AWAITING_S = 5.0
 
 STOP_GRACE_S = 5.0
 """How long calls in progress may go on once the process was asked to stop."""
+
+CONNECTIONS_MAX = 4096
+"""Connections at one time, at most half of what the process may open: files must never wait for peers."""
 
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.so_reuseport", 0),  # a second process on the port is an error, not a competitor
@@ -147,10 +150,9 @@ class Daemon:
             uploaded=self.reports.uploaded,
             refused=self.reports.refused,
         )
-        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=self.most_calls)
+        connections = ("grpc.max_allowed_incoming_connections", min(CONNECTIONS_MAX, _descriptors() // 2))
+        server = grpc.aio.server(options=[*OPTIONS, connections], maximum_concurrent_rpcs=self.most_calls)
         server.add_generic_rpc_handlers((federation.handler(),))
-        healthy = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
         port = _bind(server, self.listen, tls)
         page = ops.OpsServer(*self.ops_listen, metrics=self.reports.metrics, ready=lambda: self._wrong)
         chores = [
@@ -160,8 +162,6 @@ class Daemon:
         ]
         try:
             await server.start()
-            for name in ("", service.SERVICE):
-                await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
             self._wrong = ""
             self.reports.listening(Listening(port, page.port))
             self.reports.state("READY=1")
@@ -209,6 +209,15 @@ class Daemon:
         while True:
             await asyncio.sleep(AUDIT_FLUSH_S)
             await desk.disk(self.audit.flush)
+
+
+def _descriptors() -> int:
+    """Let the process open all that the system allows it; how many files and sockets that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # a hard limit may be beyond what the kernel takes now
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return CONNECTIONS_MAX * 2 if soft == resource.RLIM_INFINITY else soft
 
 
 def _bind(server: grpc.aio.Server, listen: tuple[str, int], tls: ServerTls) -> int:

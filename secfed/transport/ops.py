@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from secfed.errors import ConfigError, PortBusyError
 
@@ -20,6 +21,9 @@ __all__ = ["OpsServer", "notify"]
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT_TYPE = "text/plain; charset=utf-8"
+
+_REQUESTS_MAX = 16
+"""Requests at one time; more are closed unanswered, as each takes a thread and a descriptor."""
 
 _REQUEST_S = 5
 """How long one request may take, seconds."""
@@ -77,10 +81,25 @@ class OpsServer:
 def _server_class(address: str) -> type[ThreadingHTTPServer]:
     """A server of the address' family; its threads end with the process, and ports are not shared."""
 
+    free = threading.BoundedSemaphore(_REQUESTS_MAX)
+
     class Server(ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         daemon_threads = True
         allow_reuse_address = True
+        request_queue_size = 4 * _REQUESTS_MAX
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            if free.acquire(blocking=False):
+                super().process_request(request, client_address)
+            else:
+                self.shutdown_request(request)
+
+        def process_request_thread(self, request: Any, client_address: Any) -> None:
+            try:
+                super().process_request_thread(request, client_address)
+            finally:
+                free.release()
 
     return Server
 

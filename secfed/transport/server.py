@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -20,6 +21,7 @@ from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
 from secfed.ids import ClientId, Digest
 from secfed.rounds import archive
+from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.attempt import Upload
 from secfed.store.adapters import AdapterStore
 from secfed.store.journal import Head
@@ -39,6 +41,9 @@ T = TypeVar("T")
 
 CALLS_EACH_MAX = 8
 """Calls of one member at a time: one that waits, one upload or download, and some that overlap."""
+
+REFUSAL_S = 2.0
+"""How long the other side may take to hear why its call ends, seconds."""
 
 FIRST_FRAME_S = 10.0
 """How long an upload may take to say what it is, seconds."""
@@ -163,7 +168,11 @@ class FederationService:
         refusal = status.refusal(error)
         self._refused(error)
         self._enter(entered, method, context, f"{type(error).__name__}: {refusal.details}")
-        await context.abort(refusal.code, refusal.details, refusal.metadata)
+        try:
+            async with asyncio.timeout(REFUSAL_S):
+                await context.abort(refusal.code, refusal.details, refusal.metadata)
+        except TimeoutError:  # it stands behind a chunk that is not read: the stream ends without it
+            raise asyncio.CancelledError from None
 
     def _leave(self, caller: Caller, broken: bool) -> None:
         tasks = self._calls.get(caller.site, {})
@@ -230,7 +239,7 @@ class FederationService:
             await _to_the_end(begin())
             for upload in begun:
                 await self._store(upload, stream)
-                await self._desk.call(lambda rounds, upload=upload: rounds.finish_upload(upload))
+                await self._desk.call(partial(AggregatorRounds.finish_upload, upload=upload))
         finally:
             for upload in begun:
                 await _to_the_end(self._desk.disk(upload.abort))

@@ -151,3 +151,14 @@ def test_the_gate_loads_no_accountant() -> None:
     heavy = "from secfed.privacy.events import Gaussian; from secfed.privacy.accountant import epsilon; "
     heavy += "epsilon([Gaussian('1', 1, 'add-remove', 'record')], 1e-5); "
     assert subprocess.run([sys.executable, "-c", light + heavy + loaded], check=False).returncode == 1
+
+
+def test_very_many_releases_are_bounded_quickly() -> None:
+    """A hostile plan's 10^10 steps must not keep a site busy: Rényi's bound is the figure."""
+    event = PoissonGaussian(
+        q_num=2**64, noise_multiplier="1000000", steps=10**9, relation="add-remove", unit="record",
+        records_per_unit=1,
+    )  # fmt: skip
+    figure = accountant.epsilon([event] * 10, 1e-6)
+    assert figure.accountant == "RDP"
+    assert 0 < figure.epsilon == figure.epsilon_rdp < 1

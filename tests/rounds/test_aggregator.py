@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,14 @@ from secfed.rounds.jobs import Ending, JobBook
 from secfed.rounds.plan import Deadlines
 from secfed.rounds.ports import Update
 from secfed.rounds.proposal import sign_job_plan
-from secfed.secagg.messages import Bundles, ConfirmRequest, OutcomeNotice, UnmaskRequest, VoidNotice
+from secfed.secagg.messages import (
+    Bundles,
+    ConfirmRequest,
+    MaskedStatement,
+    OutcomeNotice,
+    UnmaskRequest,
+    VoidNotice,
+)
 from secfed.store.adapters import AdapterStore
 from secfed.store.decisions import DecisionStore
 from secfed.store.journal import Head
@@ -782,8 +791,27 @@ def test_an_upload_that_rots_on_disk_aborts_the_round_and_stops_nothing(hall: An
     h.before[UnmaskRequest] = rot
     h.run(until="round_ended")
     (end,) = h.ends
-    assert end.state.startswith("aborted: a masked vector cannot be read back")
+    assert end.state == "aborted: a masked vector that was acknowledged cannot be read back"
     assert not h.folder().exists()
+
+
+def test_an_upload_that_cannot_be_opened_now_is_not_given_up(hall: Any, monkeypatch: Any) -> None:
+    """Too many open files, or a disk that comes back: the process stops, and a restart publishes."""
+    h = hall(3)
+    h.start_job()
+    work = run_to_the_sum(h)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(StorageError, match="Too many open files"):
+            work()
+    h.restart()
+    h.run()
+    (end,) = h.ends
+    assert end.state == "published"
 
 
 def test_a_folder_with_another_result_is_never_written_over(hall: Any) -> None:
@@ -834,3 +862,89 @@ def test_ten_thousand_rounds_are_read_within_five_seconds(hall: Any) -> None:
     assert time.process_time() - begin < 5
     assert h.rounds.status().jobs[0].round == 10_001
     assert isinstance(h.rounds.wait_for(ClientId("hosp-a")), Wait)
+
+
+# -- members that play with the clock, the form, or their time being over ----------------------
+
+
+def uploading(h: Any, name: str) -> Upload:
+    """Run until this client is about to send its vector, and hold it there."""
+    for _ in range(40):
+        said = h.machine(name).says
+        if isinstance(said, Upload):
+            h.away.add(ClientId(name))
+            return said
+        h.run(rounds=1)
+    raise AssertionError("no vector was asked for")
+
+
+def test_beginning_an_upload_again_is_no_progress(hall: Any) -> None:
+    """The first bytes over and over do not keep the others waiting."""
+    h = hall(5)
+    h.start_job(deadlines=Deadlines(phase_s=5, upload_idle_s=2))
+    said = uploading(h, "hosp-e")
+    for _ in range(30):
+        upload = h.rounds.begin_upload(ClientId("hosp-e"), said.attempt, said.statement)
+        if upload is not None:
+            upload.write(said.packed[:1])
+            h.rounds.progress(upload)
+            upload.abort()
+        h.run(rounds=1, pass_time=1)
+    (end,) = h.ends
+    assert end.included == tuple(SITES[:4])
+    assert end.dropped == (("hosp-e", "mask: upload timeout 2 s"),)
+
+
+def test_a_slow_upload_that_moves_is_waited_for(hall: Any) -> None:
+    h = hall(5)
+    h.start_job(deadlines=Deadlines(phase_s=5, upload_idle_s=2))
+    said = uploading(h, "hosp-e")
+    upload = h.rounds.begin_upload(ClientId("hosp-e"), said.attempt, said.statement)
+    for place in range(len(said.packed)):
+        upload.write(said.packed[place : place + 1])
+        h.rounds.progress(upload)
+        h.run(rounds=1, pass_time=1)
+    upload.commit()
+    h.rounds.finish_upload(upload)
+    h.machine("hosp-e").says = h.machine("hosp-e").rounds.standing
+    h.away.clear()
+    h.run()
+    (end,) = h.ends
+    assert (end.included, end.dropped) == (tuple(SITES), ())
+
+
+def test_a_bit_after_the_last_word_drops_its_sender_alone(hall: Any) -> None:
+    """Signed as sent, and still no packed vector: found before the freeze, and its sender is named."""
+    h = hall(5)
+    h.start_job()
+    said = uploading(h, "hosp-e")
+    packed = said.packed[:-1] + bytes([said.packed[-1] | 0x80])
+    codec, key = ProtoCodec(), h.machine("hosp-e").key
+    masked = replace(
+        codec.decode(MaskedStatement, said.statement.statement), vector=hashlib.sha256(packed).digest()
+    )
+    statement = signed.sign(
+        key, Label.SIGN_MASKED, context=said.attempt, sender="hosp-e", recipient=None,
+        statement=codec.encode(masked),
+    )  # fmt: skip
+    h.machine("hosp-e").says = Upload(said.attempt, statement, packed)
+    h.away.clear()
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.state, end.included) == ("published", tuple(SITES[:4]))
+    assert end.dropped == (("hosp-e", "mask: a packed vector has a bit set after its last word"),)
+
+
+def test_a_member_whose_entry_has_run_out_is_in_no_cohort(hall: Any) -> None:
+    h = hall(4)
+    past = h.house.now() - timedelta(seconds=1)
+    h.roster = replace(
+        h.roster,
+        members=tuple(
+            replace(member, valid_until=past) if member.site == "hosp-d" else member
+            for member in h.roster.members
+        ),
+    )
+    h.start_job()
+    h.run(until="attempt_opened")
+    assert h.notes.of("attempt_opened")[0]["cohort"] == tuple(SITES[:3])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
 
 from secfed.errors import (
     BudgetExceededError,
+    DecisionConflictError,
     DifferenceRuleError,
     EncodingError,
     LockedError,
@@ -25,9 +27,11 @@ from secfed.ids import Digest, JobId, RoundId
 from secfed.privacy.entries import Budget
 from secfed.privacy.events import NonPrivate
 from secfed.rounds.charge import dp_event
+from secfed.rounds.client import ClientRounds
 from secfed.rounds.exchange import Answer, Ask, Declined, Offer, Present, Ready, Refused, Wait
 from secfed.rounds.plan import BaseModelSpec, DpSpec, LoraSpec, TrainSpec
 from secfed.rounds.ports import Update
+from secfed.secagg.client import ClientSession
 from secfed.secagg.messages import OpenAttempt
 
 BASE = Digest(bytes(range(32)))
@@ -678,3 +682,48 @@ def test_a_policy_that_was_tightened_meanwhile_holds_for_a_stored_contribution(f
     rounds = machine.start()
     assert isinstance(rounds.hear(federation.offer(plan)), Declined)
     assert isinstance(rounds.refusal, PolicyRefusedError)
+
+
+def test_a_contribution_that_left_and_was_lost_is_never_made_again(federation):
+    """Its file is gone after its vector was sent: the round is declined, and nothing more is charged."""
+    plan = federation.plan()
+    machines = ready(federation, plan)
+    machine = machines[0]
+    host = federation.begin(plan, 1, machines)
+    host.run(machines, until="mask")
+    host.pass_on(machine)
+    machine.site.contributions.discard(JobId("sum-1"), up_to=1)
+    machine.stop()
+    rounds = machine.start()
+    assert isinstance(rounds.hear(federation.offer(plan)), Declined)
+    assert "never made again" in str(rounds.refusal)
+    assert kinds(machine) == ["open", "reserve", "sent"]
+    assert isinstance(rounds.hear(federation.offer(plan, 2)), Ready)
+
+
+def test_a_cohort_with_an_expired_member_is_refused(federation):
+    """The same offer, answered today, is refused the day after the roster's entries have run out."""
+    plan = federation.plan()
+    machines = ready(federation, plan)
+    host = federation.begin(plan, 1, machines)
+    ask = Ask(host.session.h, host.ask(machines[0]))
+    late = ClientRounds(replace(machines[0].site, now=lambda: federation.now + timedelta(days=366)))
+    late._held = machines[0].rounds._held
+    assert isinstance(late.hear(ask), Refused)
+    assert isinstance(machines[0].rounds.hear(ask), Answer)
+
+
+def test_a_conflicting_decision_is_refused_without_its_text(federation, monkeypatch):
+    """A store's error names files of this site, which are nobody else's business."""
+    plan = federation.plan()
+    machines = ready(federation, plan)
+    host = federation.begin(plan, 1, machines)
+
+    def conflict(_session, _request):
+        raise DecisionConflictError("/srv/site/decisions.sqlite: decided otherwise")
+
+    monkeypatch.setattr(ClientSession, "receive", conflict)
+    said = machines[0].rounds.hear(Ask(host.session.h, host.ask(machines[0])))
+    assert isinstance(said, Refused)
+    assert "/" not in said.rule
+    assert "/srv/site" in refused(machines[0])["rule"]

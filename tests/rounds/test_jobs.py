@@ -193,3 +193,30 @@ def test_a_site_is_here_in_a_call_and_shortly_between_two() -> None:
     assert presence.may_return(site, 2000 + GRACE_S - 0.1)
     assert not presence.may_return(site, 2000 + GRACE_S)
     assert presence.all_here(2000) == ()
+
+
+def test_a_second_signature_under_the_same_end_is_no_contradiction(
+    federation: Any, store: DecisionStore
+) -> None:
+    """A key can sign one text in many ways: the first is kept, and nothing fails."""
+    book, site = JobBook(store), ClientId("a")
+    ending = end(book, start(book, federation), published=True)
+    book.countersigned(ending, site, Signed(b"seen", bytes(64)))
+    kept = store.scan("countersign/")
+    book.countersigned(ending, site, Signed(b"seen", b"1" * 64))
+    assert store.scan("countersign/") == kept
+
+
+def test_invented_ledger_heads_cost_one_row_a_round(federation: Any, store: DecisionStore) -> None:
+    book, site = JobBook(store), ClientId("a")
+    job = start(book, federation, rounds=2)
+    for entries in range(1, 51):
+        book.ledger_head(job, site, entries, Digest(bytes([entries]) * 32))
+    assert len(store.scan("ledger/")) == 1
+    with pytest.raises(LedgerError, match="seen before with 50"):
+        book.ledger_head(job, site, 49, Digest(bytes([49]) * 32))
+    end(book, job, published=True)
+    book.ledger_head(job, site, 51, Digest(bytes(32)))
+    assert len(store.scan("ledger/")) == 2
+    with pytest.raises(LedgerError, match="seen before with 51"):
+        JobBook(store).ledger_head(job, site, 50, Digest(bytes([50]) * 32))

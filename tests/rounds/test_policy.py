@@ -155,6 +155,12 @@ def test_the_same_plan_passes_where_no_rule_is_broken():
     accept(rules(), plan(policy="ab" * 32), digest="ab" * 32)
 
 
+def test_noise_beyond_what_is_accounted_is_no_plan():
+    dp(noise_multiplier="1000")
+    with pytest.raises(ValueError, match="at most 1000"):
+        dp(noise_multiplier="1000.1")
+
+
 def test_a_charge_that_is_not_the_plans_is_refused():
     other = dp_event(plan(dp=dp(noise_multiplier="2.0")))
     with pytest.raises(PolicyRefusedError, match="something else"):

@@ -70,3 +70,16 @@ def test_a_round_plan_is_for_one_job_plan(federation, job):
         proposal.open_round_plan(round_.text, key, other)
     with pytest.raises(PeerError, match="signature"):
         proposal.open_round_plan(round_.text, federation.admin.public, job)
+
+
+@pytest.mark.parametrize("side", ["-1", "0", "9" * 4000, str(2**31 + 1)], ids=lambda side: side[:3])
+def test_a_plan_with_impossible_sides_is_refused(federation, job, side):
+    def change(text):
+        return text.replace(b"    2,", f"    {side},".encode()).replace(
+            b"      2,", f"      {side},".encode()
+        )
+
+    changed = resign(federation, job, change)
+    assert changed != job.text
+    with pytest.raises(PeerError, match="malformed"):
+        proposal.open_job_plan(changed, federation.roster, federation.now)

@@ -97,3 +97,17 @@ def test_a_lock_turns_another_process_away_and_ends_with_its_process(tmp_path: P
             files.Lock(path)
         holder.kill()
     files.Lock(path).release()
+
+
+def test_a_planted_draft_is_neither_followed_nor_taken_over(tmp_path: Path) -> None:
+    """A link is not written through, and an open mode is not inherited."""
+    victim, path, draft = tmp_path / "victim", tmp_path / "key", tmp_path / ".key.new"
+    victim.write_bytes(b"precious")
+    draft.symlink_to(victim)
+    files.replace(path, b"secret")
+    assert victim.read_bytes() == b"precious"
+    assert not path.is_symlink()
+    draft.write_bytes(b"")
+    draft.chmod(0o666)
+    files.replace(path, b"secret")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

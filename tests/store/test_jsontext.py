@@ -58,6 +58,9 @@ def test_what_has_no_exact_text_is_not_written(value: object) -> None:
         b'{"a":1',
         b"[" * 100_000,
         b"1" * 10_000,
+        b'"\\ud800"',
+        b'[{"a":["\\udc00"]}]',
+        b'{"\\ud800":1}',
     ],
     ids=lambda text: text[:12].decode("latin-1"),
 )
@@ -68,3 +71,7 @@ def test_ambiguous_or_hostile_text_is_refused(text: bytes) -> None:
 
 def test_first_value_hands_back_what_follows_exactly() -> None:
     assert jsontext.first_value(b'{"a":1}\xff\x00') == ({"a": 1}, b"\xff\x00")
+
+
+def test_an_escaped_pair_is_one_character() -> None:
+    assert jsontext.parse(b'"\\ud83d\\ude00"') == "\U0001f600"

@@ -49,6 +49,26 @@ def test_one_writer_a_name(tmp_path: Path) -> None:
         spool.writer("a")
 
 
+def test_a_draft_that_could_not_be_removed_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    upload = spool.writer("a")
+
+    def broken(_path: Path, missing_ok: bool = False) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", broken)
+        with pytest.raises(StorageError, match="Too many"):
+            upload.abort()
+    assert [path.name for path in tmp_path.iterdir()] == [".draft-a"]
+    with spool.writer("a") as upload:
+        upload.write(b"again")
+        upload.commit()
+    assert (tmp_path / "a").read_bytes() == b"again"
+
+
 @pytest.mark.parametrize(("at", "names"), [("before:commit a", []), ("after:commit a", ["a"])])
 def test_a_crash_leaves_all_or_nothing(
     tmp_path: Path, stop: Any, crash: type[BaseException], at: str, names: list[str]

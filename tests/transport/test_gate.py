@@ -19,7 +19,7 @@ from secfed.errors import (
     SecfedError,
     VersionMismatchError,
 )
-from secfed.identity import membership
+from secfed.identity import keyfile, membership
 from secfed.identity.roles import Role
 from secfed.ids import ClientId, FederationId, JobId
 from secfed.rounds.exchange import JobCommand, Present, Wait
@@ -193,6 +193,29 @@ def test_a_revoked_member_is_cut_off_within_five_seconds(town: Any, until: Calla
     assert type(refusal_of(lambda: town.raw("hosp-a", "GetRoster", b""))) is NetworkError
     with town.connect("hosp-b") as other:
         assert other.status().roster_version == 2
+
+
+def test_a_call_over_a_certificate_that_was_replaced_is_cut_off(
+    town: Any, until: Callable[..., None]
+) -> None:
+    """The site is as active as before; what counts is the key."""
+    (town.root / "new").mkdir()
+    with town.channel("hosp-b") as channel:
+        hello = town.maker("hosp-b").make("Exchange", PRESENT, roster=town.roster.digest)
+        stub = channel.unary_unary(service.path("Exchange"))
+        call = stub.future(calls.encode_call(calls.Call(hello, PRESENT)), timeout=20)
+        until(lambda: town.status().connected == ("hosp-b",))
+        new = keyfile.create(
+            town.root / "new" / "key",
+            site=ClientId("hosp-b"),
+            role=Role.CLIENT,
+            passphrase=None,
+            now=town.now,
+        )
+        town.publish(membership.rotate(town.roster, town.owner, new.enrolment, now=town.now))
+        error = refused(call.exception(timeout=10))
+    assert type(error) is RevokedError
+    assert "had its key replaced in roster version 2" in str(error)
 
 
 def test_a_new_member_connects_without_a_restart(town: Any, until: Callable[..., None]) -> None:

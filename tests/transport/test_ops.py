@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,19 @@ from secfed.transport.ops import OpsServer, notify
 def test_an_address_off_loopback_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match="not a loopback address"):
         OpsServer(host, 0, metrics=bytes, ready=str)
+
+
+def test_connections_that_ask_for_nothing_take_a_bounded_number_of_threads() -> None:
+    server = OpsServer("127.0.0.1", 0, metrics=bytes, ready=str)
+    before = threading.active_count()
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.close)
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        last = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        last.settimeout(3)
+        assert last.recv(1) == b"", "closed, as all that came before it wait still"
+        assert threading.active_count() - before <= 16
 
 
 @pytest.mark.parametrize("abstract", [False, True])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,7 +21,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.numpy import load, load_file, save_file
 
 from secfed.cli import build_aggregator
@@ -39,6 +41,7 @@ from secfed.errors import (
 from secfed.ids import ClientId, Digest, JobId
 from secfed.privacy.ledger import Ledger
 from secfed.rounds.admission import Site
+from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import ClientRounds, Upload
 from secfed.rounds.contribution import ContributionStore, site_key
 from secfed.rounds.exchange import Said
@@ -46,8 +49,10 @@ from secfed.rounds.house import adapter_digest
 from secfed.rounds.rosters import RosterKeeper
 from secfed.rounds.vector import VectorContributor
 from secfed.store import journal
+from secfed.store.adapters import AdapterStore
 from secfed.store.decisions import DecisionStore
-from secfed.transport import auditlog, status
+from secfed.store.spool import Spool
+from secfed.transport import auditlog, daemon, status
 from secfed.transport.auditlog import AuditLog
 from secfed.transport.client import Connection
 from secfed.wire import calls, service
@@ -308,6 +313,74 @@ def test_a_second_upload_of_a_site_takes_the_first_ones_place(
     assert "took the place of this one" in str(first[0])
 
 
+def test_uploads_that_push_each_other_out_leave_no_file_open(
+    town: Any, members: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several at once, each ended while it begins: the daemon lives, and the proper one still counts."""
+    start_job(town)
+    genuine = Spool.writer
+
+    def slowly(spool: Spool, name: str) -> Any:
+        writer = genuine(spool, name)
+        time.sleep(0.2)
+        return writer
+
+    def jostle(upload: Upload) -> bool:
+        monkeypatch.setattr(Spool, "writer", slowly)
+        body = calls.encode_upload_header(calls.UploadHeader(upload.attempt, upload.statement))
+
+        def frames() -> Iterator[bytes]:
+            hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest)
+            yield calls.encode_upload_frame(calls.Call(hello, body))
+            time.sleep(1)
+
+        with town.channel("hosp-c") as channel:
+            stub = channel.stream_unary(service.path("Upload"))
+            under_way = []
+            for _ in range(6):
+                under_way.append(stub.future(frames(), timeout=5))
+                time.sleep(0.05)
+            for call in under_way:
+                call.exception()
+        monkeypatch.setattr(Spool, "writer", genuine)
+        return True
+
+    members["hosp-c"].uploading = jostle
+    for member in members.values():
+        member.thread.start()
+    for member in members.values():
+        member.thread.join(30)
+        assert member.error is None
+    assert town.error is None
+    assert [member.ends[0].included for member in members.values()] == [True] * 3
+    assert list((town.root / "state" / "spool").iterdir()) == []
+
+
+def test_a_download_that_nobody_reads_is_given_up(town: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file leaves memory, and the site's next download has its turn."""
+    file = bytes(48 << 20)
+    monkeypatch.setattr(AggregatorRounds, "announced", lambda *_: True)
+    monkeypatch.setattr(AdapterStore, "read_bytes", lambda *_: file)
+    body = calls.encode_download(Digest(bytes(32)))
+
+    def fetch(channel: grpc.Channel) -> Any:
+        hello = town.maker("hosp-a").make("Download", body, roster=town.roster.digest)
+        return channel.unary_stream(service.path("Download"))(
+            calls.encode_call(calls.Call(hello, body)), timeout=20
+        )
+
+    with town.channel("hosp-a") as channel, town.channel("hosp-a") as other:
+        stalled = fetch(channel)
+        next(stalled)
+        size = sum(len(calls.decode_chunk(chunk).data) for chunk in fetch(other))
+        assert size == len(file)
+        stalled.cancel()
+    town.stop()
+    outcomes = [entry["outcome"] for entry in town.audit() if entry["what"] == "Download"]
+    assert any("a download stood still for 2 s" in outcome for outcome in outcomes)
+    assert "ok" in outcomes
+
+
 # -- ports, files, logs ------------------------------------------------------------------------
 
 
@@ -322,10 +395,42 @@ def test_health_and_metrics_are_on_loopback_and_nothing_else(town: Any) -> None:
     assert b"secfed_phase" in page(town, "/metrics")
     with pytest.raises(urllib.error.HTTPError, match="404"):
         page(town, "/etc/passwd")
-    with town.channel("reviewer") as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
-        reply = check(health_pb2.HealthCheckRequest(service=service.SERVICE), timeout=5)
-        assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    with town.channel("reviewer") as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED, "every call on the main port has a hello"
+
+
+def test_peers_that_only_connect_leave_descriptors_to_the_files(
+    quiet_town: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is raised as far as it goes, and connections beyond their share are closed at once."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(daemon, "CONNECTIONS_MAX", 4)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1] // 2, limits[1]))
+    try:
+        quiet_town.start()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limits[1], limits[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with contextlib.ExitStack() as stack:
+        peers = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", quiet_town.at.port)))
+            for _ in range(20)
+        ]
+        closed = 0
+        for peer in peers:
+            peer.settimeout(0.3)
+            with contextlib.suppress(TimeoutError):
+                closed += _is_closed(peer)
+    assert closed >= 15
+
+
+def _is_closed(peer: socket.socket) -> bool:
+    """Whether the other side ends the connection."""
+    with contextlib.suppress(ConnectionResetError):
+        while peer.recv(100):
+            pass
+    return True
 
 
 def test_a_busy_port_is_named(quiet_town: Any) -> None:

@@ -13,7 +13,13 @@ from secfed.secagg.aggregator import AttemptVoidError
 from secfed.transport.hello import RosterChangedError
 from secfed.transport.status import DETAIL_KEY, refusal, restore
 
-OWN_DISK = {errors.StorageError, errors.DecisionConflictError, errors.LockedError, errors.AuditLogError}
+OWN_DISK = {
+    errors.StorageError,
+    errors.DecisionConflictError,
+    errors.LockedError,
+    errors.LostUploadError,
+    errors.AuditLogError,
+}
 LOCAL = {errors.KeyFileError, errors.PassphraseError, errors.KeyPermissionsError, errors.PortBusyError}
 PUBLIC = [
     kind
