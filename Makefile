@@ -14,7 +14,7 @@ PIP_ARGS ?=
 .PHONY: demo demo-vector test lint setup setup-demo slow bench proto clean
 
 demo: setup-demo
-	$(BIN)/secfed demo
+	$(BIN)/secfed demo --models $(SECFED_CACHE)
 
 demo-vector: setup
 	$(BIN)/secfed demo --task vector
