@@ -29,7 +29,9 @@ def generate(target: Path) -> None:
     well_known = Path(protoc.__file__).parent / "_proto"
     sources = sorted(str(path) for path in PROTOS.glob("secfed/v1/*.proto"))
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [f"--python_out={folder}", f"--mypy_out={folder}"]
+        # By its path, so that it is found in an environment that is not on PATH.
+        plugin = f"--plugin=protoc-gen-mypy={Path(sys.executable).parent / 'protoc-gen-mypy'}"
+        outputs = [plugin, f"--python_out={folder}", f"--mypy_out={folder}"]
         code = protoc.main(["protoc", f"-I{PROTOS}", f"-I{well_known}", *outputs, *sources])
         if code != 0:
             raise RuntimeError(f"protoc ended with {code}")

@@ -274,6 +274,9 @@ class DecisionConflictError(StorageError):
 class LostUploadError(StorageError):
     """A masked vector that was acknowledged is gone, or is another one: no restart brings it back."""
 
+    exit_code = 65
+    hint = "The round is aborted; find out who touched the spool of the state directory."
+
 
 class LockedError(StorageError):
     """Another process holds this state directory or ledger."""
