@@ -28,7 +28,7 @@ from secfed.rounds.plan import Deadlines
 from secfed.rounds.rosters import RosterKeeper
 from secfed.store.adapters import AdapterStore
 from secfed.store.decisions import DecisionStore
-from secfed.store.files import make_directory
+from secfed.store.files import make_directory, private_directory
 from secfed.store.spool import Spool
 from secfed.telemetry import PHASES, Metrics
 from secfed.transport import ops
@@ -98,8 +98,11 @@ class Teller:
 
     def listening(self, at: Listening) -> None:
         """The ports are open."""
-        self.say(f"secfed {__version__} aggregator  port {at.port}  metrics on loopback port {at.ops_port}")
-        self._log.info("listening", port=at.port, ops_port=at.ops_port)
+        health = "" if at.health_port is None else f"  gRPC health on {at.health_port}"
+        self.say(
+            f"secfed {__version__} aggregator  port {at.port}  metrics on loopback port {at.ops_port}{health}"
+        )
+        self._log.info("listening", port=at.port, ops_port=at.ops_port, health_port=at.health_port)
 
     def awaiting(self, what: str) -> None:
         """What the rounds wait for, if it is something else than before."""
@@ -134,7 +137,7 @@ def build_daemon(
         SecfedError: Another process holds the directory, a file is damaged, the roster is not
             this federation's, or the key is not the aggregator's.
     """
-    make_directory(config.state_dir)
+    private_directory(config.state_dir)
     make_directory(config.output_dir)
     with contextlib.ExitStack() as opened:
         decisions = opened.enter_context(DecisionStore(config.state_dir / "decisions.sqlite"))
@@ -154,6 +157,7 @@ def build_daemon(
             resources=opened.pop_all(),
             listen=split_address(config.listen),
             ops_listen=split_address(config.ops_listen),
+            health_listen=None if config.health_listen is None else split_address(config.health_listen),
             upload_idle_s=config.upload_idle_s,
             reports=Reports(
                 metrics=teller.metrics.render,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from secfed.identity.enrolment import Enrolment
     from secfed.identity.roster import Roster
 
-__all__ = ["enroll", "init", "revoke"]
+__all__ = ["FederationFolder", "enroll", "init", "open_roster", "publish_roster", "revoke"]
 
 ROSTER_FILE = "roster.txt"
 ROSTER_KEY_FILE = "roster.key"
@@ -26,7 +26,11 @@ AGGREGATOR_FILE = "aggregator.toml"
 ADMIN_FILE = "admin.toml"
 INVITES = "invites"
 
-_Directory = Annotated[Path, typer.Option("--dir", help="The federation's folder, as `secfed init` made it.")]
+_OPS, _HEALTH = "127.0.0.1:9443", "127.0.0.1:9444"
+
+FederationFolder = Annotated[
+    Path, typer.Option("--dir", help="The federation's folder, as `secfed init` made it.")
+]
 _Corrupt = Annotated[
     int | None,
     typer.Option(
@@ -44,8 +48,16 @@ def init(
         str | None, typer.Option("--listen", help="host:port to listen on, if it is another one.")
     ] = None,
     ops: Annotated[
-        str, typer.Option("--ops", help="Loopback host:port for health and metrics.")
-    ] = "127.0.0.1:9443",
+        str | None,
+        typer.Option("--ops", help=f"Loopback host:port for health and metrics over HTTP; default {_OPS}."),
+    ] = None,
+    health: Annotated[
+        str | None,
+        typer.Option(
+            "--health",
+            help=f"Loopback host:port of the gRPC health service; default {_HEALTH}, with --ops none.",
+        ),
+    ] = None,
     days: Annotated[
         int, typer.Option("--days", min=1, max=3650, help="How long roster and keys serve.")
     ] = 730,
@@ -86,7 +98,8 @@ def init(
         output_dir="out",
         listen=listen or address,
         advertise=address,
-        ops_listen=ops,
+        ops_listen=ops or _OPS,
+        health_listen=health or (_HEALTH if ops is None else None),
     )
     now = datetime.now(UTC)
     not_after = now + timedelta(days=days)
@@ -138,7 +151,7 @@ def init(
 
 def enroll(
     public_files: Annotated[list[Path], typer.Argument(help="The sites' SITE.pub files.")],
-    directory: _Directory = Path("federation"),
+    directory: FederationFolder = Path("federation"),
     rotate: Annotated[
         bool, typer.Option("--rotate", help="The sites are enrolled already and bring new keys.")
     ] = False,
@@ -176,7 +189,7 @@ def enroll(
             "the fingerprints were not confirmed, and nobody was enrolled",
             hint="Call each site; if a fingerprint differs, have the site send its public file again.",
         )
-    key, roster = _open(
+    key, roster = open_roster(
         directory, source(passphrase_file, passphrase_fd).for_existing(directory / ROSTER_KEY_FILE)
     )
     now = datetime.now(UTC)
@@ -194,7 +207,7 @@ def enroll(
     files.make_directory(directory / INVITES)
     for path, data in invites.items():
         files.replace(path, data, mode=files.PUBLIC_MODE)
-    _publish(directory, roster)
+    publish_roster(directory, roster)
     for path in invites:
         typer.echo(f"invite         {path}  (send it to {path.stem})")
     typer.echo(f"roster         {directory / ROSTER_FILE}  version {roster.version}")
@@ -203,7 +216,7 @@ def enroll(
 
 def revoke(
     site: Annotated[str, typer.Argument(help="The site's name.")],
-    directory: _Directory = Path("federation"),
+    directory: FederationFolder = Path("federation"),
     passphrase_file: PassphraseFile = None,
     passphrase_fd: Descriptor = None,
 ) -> None:
@@ -212,17 +225,17 @@ def revoke(
     from secfed.identity import membership
     from secfed.ids import ClientId
 
-    key, roster = _open(
+    key, roster = open_roster(
         directory, source(passphrase_file, passphrase_fd).for_existing(directory / ROSTER_KEY_FILE)
     )
     roster = membership.revoke(roster, key, ClientId(site))
-    _publish(directory, roster)
+    publish_roster(directory, roster)
     typer.echo(f"revoked        {site}")
     typer.echo(f"roster         {directory / ROSTER_FILE}  version {roster.version}")
     _say_what_holds(roster)
 
 
-def _open(directory: Path, passphrase: str | None) -> tuple[SigningKey, Roster]:
+def open_roster(directory: Path, passphrase: str | None) -> tuple[SigningKey, Roster]:
     """The roster key and the current roster under it."""
     from secfed.errors import RosterError
     from secfed.identity import keyfile
@@ -250,7 +263,8 @@ def _refuse_enrolled(roster: Roster, found: list[Enrolment]) -> None:
             )
 
 
-def _publish(directory: Path, roster: Roster) -> None:
+def publish_roster(directory: Path, roster: Roster) -> None:
+    """Put a new version where a running aggregator looks for it."""
     from secfed.store import files
 
     files.replace(directory / ROSTER_FILE, roster.text, mode=files.PUBLIC_MODE)

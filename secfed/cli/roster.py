@@ -1,4 +1,4 @@
-"""`secfed roster`: show the signed list of members, or verify it against a pinned key."""
+"""`secfed roster`: show the signed list of members, verify it against a pinned key, move its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from secfed.cli.federation import (
+    ROSTER_FILE,
+    ROSTER_KEY_FILE,
+    FederationFolder,
+    open_roster,
+    publish_roster,
+)
+from secfed.cli.passphrase import Descriptor, PassphraseFile, source
 
 if TYPE_CHECKING:
     from secfed.identity.roster import Roster
@@ -86,6 +95,38 @@ def verify(path: _File = Path("roster.txt"), fingerprint: _Key = None) -> None:
     typer.echo(f"signed by      {actual}")
     if fingerprint is None:
         typer.echo("next           compare it with the fingerprint that the federation's owner reads to you")
+
+
+@app.command("renew")
+def renew(
+    directory: FederationFolder = Path("federation"),
+    days: Annotated[
+        int, typer.Option("--days", min=1, max=3650, help="How long the roster serves from now on.")
+    ] = 730,
+    passphrase_file: PassphraseFile = None,
+    passphrase_fd: Descriptor = None,
+) -> None:
+    """Move the roster's end; a running aggregator takes it up, and sites fetch it from there."""
+    from datetime import UTC, datetime, timedelta
+
+    from secfed.identity import membership
+    from secfed.identity.fields import write_time
+
+    secret = source(passphrase_file, passphrase_fd).for_existing(directory / ROSTER_KEY_FILE)
+    key, before = open_roster(directory, secret)
+    now = datetime.now(UTC)
+    renewed = membership.renew(before, key, not_after=now + timedelta(days=days))
+    publish_roster(directory, renewed)
+    path = directory / ROSTER_FILE
+    typer.echo(f"roster         {path}  version {renewed.version}, until {write_time(renewed.not_after)}")
+    if before.not_after < now:
+        typer.echo(f"note           the one before had ended: send {path} to the sites, for theirs")
+    for member in renewed.members:
+        if member.active and member.valid_until < renewed.not_after:
+            typer.echo(
+                f"note           the keys of {member.site} end on {write_time(member.valid_until)}; "
+                "`secfed keys rotate` makes new ones"
+            )
 
 
 def _pinned_key(path: Path) -> bytes:

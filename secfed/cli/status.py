@@ -68,4 +68,5 @@ def _in_words(job: JobState) -> str:
         lines.append(
             f"  round {ended.round}/{job.rounds}  {ended.state}  {counts}{epsilon}  {ended.seconds} s"
         )
+        lines += [f"    {site} is in the sum, lost after the freeze: {why}" for site, why in ended.lost]
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from secfed.crypto.signing import SigningKey
 from secfed.errors import RosterError
 from secfed.identity.certificate import CLOCK_TOLERANCE
 from secfed.identity.enrolment import Enrolment
+from secfed.identity.fields import write_time
 from secfed.identity.fingerprint import federation_id
 from secfed.identity.roles import Role
 from secfed.identity.roster import DEFAULT_MIN_COHORT, Member, Roster, Status, publish
@@ -102,7 +103,17 @@ def rotate(roster: Roster, key: SigningKey, enrolment: Enrolment, *, now: dateti
 
 
 def renew(roster: Roster, key: SigningKey, *, not_after: datetime) -> Roster:
-    """The next version with the same members and a later end."""
+    """The next version with the same members and a later end.
+
+    Raises:
+        RosterError: The roster ends later than that already.
+    """
+    if not_after <= roster.not_after:
+        raise RosterError(
+            f"roster version {roster.version} ends on {write_time(roster.not_after)}, "
+            f"which is not before {write_time(not_after)}",
+            hint="A renewal only moves the end further; revoke sites that shall not take part any more.",
+        )
     return _next(roster, key, roster.members, not_after=not_after)
 
 

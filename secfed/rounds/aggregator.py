@@ -34,6 +34,7 @@ from secfed.rounds.exchange import (
 from secfed.rounds.house import House
 from secfed.rounds.jobs import Job, JobBook
 from secfed.rounds.plan import RoundPlan
+from secfed.rounds.plan_address import plan_address
 from secfed.rounds.ports import Observer
 from secfed.rounds.presence import Presence
 from secfed.rounds.proposal import open_job_plan, sign_round_plan, vector_words
@@ -42,7 +43,6 @@ from secfed.rounds.results import Results
 from secfed.rounds.round import Notices, OpenRound, SeatState
 from secfed.secagg.aggregator import AggregatorSession
 from secfed.secagg.messages import SignedReply, VoidNotice
-from secfed.secagg.params import COMPLETE_GRAPH_MAX
 from secfed.store.journal import Head
 
 __all__ = ["AggregatorRounds", "Worked"]
@@ -136,7 +136,9 @@ class AggregatorRounds:
             case _:
                 self._pass_on(site, said)
         self._settle()
-        return isinstance(said, Answer | Refused) and self._results.knows(said.attempt)
+        return isinstance(said, Declined) or (
+            isinstance(said, Answer | Refused) and self._results.knows(said.attempt)
+        )
 
     def _pass_on(self, site: ClientId, said: Said) -> None:
         if self._open is not None and site in self._open.seats:
@@ -292,7 +294,7 @@ class AggregatorRounds:
 
     def _check_new(self, job: Job) -> None:
         check_plan(job.plan)
-        params_for(self._house, job, min(len(self._house.clients()), COMPLETE_GRAPH_MAX))
+        params_for(self._house, job, len(self._house.clients()))
         if vector_words(job.plan) * 4 > self._house.upload_bytes_max:
             raise ConfigError(
                 f"a vector of job {job.id} takes up to {vector_words(job.plan) * 4} bytes, "
@@ -332,6 +334,11 @@ class AggregatorRounds:
     def archived(self, digest: Digest) -> Path | None:
         """The folder of the published round that is asked for by its archive's digest, or None."""
         return self._results.archived(digest)
+
+    def job_plan(self, wanted: Digest) -> bytes | None:
+        """The signed text of the job plan that is asked for by `plan_address`, or None."""
+        jobs = self._book.jobs.values()
+        return next((job.proposal.text for job in jobs if plan_address(job.id) == wanted), None)
 
     def status(self, job: JobId | None = None) -> StatusReply:
         """How things stand, for people."""

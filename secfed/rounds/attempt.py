@@ -239,10 +239,11 @@ class LiveAttempt:
         """A member is gone, revoked, or has refused; strangers are ignored."""
         if site not in self.cohort:
             return
-        before = self.session.dropped
+        before = self.session.dropped, self.session.lost
         self.session.drop(self.session.manifest.index_of(site), reason)
-        if self.session.dropped != before:
-            self._house.observer.note("dropped", job=self.session.manifest.job, site=site, reason=reason)
+        if (self.session.dropped, self.session.lost) != before:
+            event = "lost_after_freeze" if self.session.frozen else "dropped"
+            self._house.observer.note(event, job=self.session.manifest.job, site=site, reason=reason)
         self._follow()
 
     # -- uploads -------------------------------------------------------------------------------

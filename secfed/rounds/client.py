@@ -15,7 +15,7 @@ from secfed.errors import DecisionConflictError, NetworkError, SecfedError, Stor
 from secfed.identity import signed
 from secfed.identity.roles import Role
 from secfed.identity.signed import Signed
-from secfed.ids import Digest, JobId, RoundId
+from secfed.ids import Digest, JobId
 from secfed.rounds.admission import Admission, Held, Site
 from secfed.rounds.exchange import Answer, Ask, Declined, Offer, Present, Ready, Refused, Said, Told, Wait
 from secfed.secagg.client import ClientSession
@@ -183,30 +183,25 @@ class ClientRounds:
     # -- the end of a round --------------------------------------------------------------------
 
     def _hear_outcome(self, held: Held, notice: OutcomeNotice) -> Said:
-        """Countersign the end of the round in hand; a round that ended without this site is only let go.
+        """Countersign the end of the round in hand; one that ended without this site is only closed.
 
         Raises:
             PeerError: The outcome is not the aggregator's, is of another round, or contradicts what was
                 signed here.
         """
-        outcome = self._verified(notice)
-        if self._record.opened(held.round_id, notice.attempt) is not None:
+        outcome, ours = self._verified(notice), held.round_id
+        if outcome.round_id != ours:
+            return self._countersign(notice)  # of an earlier round, come twice; or refused there
+        if self._record.opened(ours, notice.attempt) is None and self._site.name not in outcome.survivors:
+            self._session.withdraw()
+            self._record.close(ours, published=outcome.published)
+            said: Said = Present(self._site.only or "")
+        else:
             self._on_offer(held)
             said = self._countersign(notice)
-            self._site.contributions.discard(held.round_id.job, up_to=held.round_id.round)
-        elif self._joined_before(held, notice.attempt) or self._site.name in outcome.survivors:
-            return self._countersign(notice)  # of an earlier round, come twice; or refused there
-        else:
-            # Nothing in it says which round it ended, so nothing durable follows from it: if this one goes
-            # on, it is offered again, and the contribution is still here; a later one overtakes it.
-            self._session.withdraw()
-            said = Present(self._site.only or "")
+        self._site.contributions.discard(ours.job, up_to=ours.round)
         self._conclude(held, outcome)
         return said
-
-    def _joined_before(self, held: Held, h: Digest) -> bool:
-        job, number = held.round_id.job, held.round_id.round
-        return any(self._record.opened(RoundId(job, each), h) is not None for each in range(1, number))
 
     def _countersign(self, notice: OutcomeNotice) -> Said:
         reply = self._session.receive(notice)

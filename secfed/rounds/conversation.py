@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from secfed.errors import NetworkError, PeerError, RoundAbortedError, SecfedError, StorageError
+from secfed.errors import (
+    BudgetExceededError,
+    NetworkError,
+    PeerError,
+    PolicyRefusedError,
+    RoundAbortedError,
+    SecfedError,
+    StorageError,
+)
 from secfed.rounds.client import ClientRounds, RoundEnd, Upload
 from secfed.rounds.exchange import Said, Told, Wait
 from secfed.rounds.ports import Link
@@ -31,7 +39,11 @@ class Awaited:
 
 @dataclass(frozen=True, slots=True)
 class DeclinedRound:
-    """This site stays out of the offered round, and why; the reason stays here."""
+    """This site stays out of the offered round, and why; the reason stays here.
+
+    A decision, by policy or budget, is a fact once it was said, so that whoever ends on it leaves nobody
+    waiting. Anything else can be mended: whoever ends on it has said nothing, and is asked again.
+    """
 
     reason: SecfedError
 
@@ -59,17 +71,17 @@ def take_part(rounds: ClientRounds, link: Link, sleep: Callable[[float], None]) 
     """
     saying: Said | Upload = rounds.standing
     pause = PAUSE_FIRST_S
-    ended: RoundEnd | None = None
+    due: RoundEnd | DeclinedRound | None = None
     while True:
         told = _say(link, saying)
-        if ended is not None:  # its countersignature has left, or cannot
-            yield ended
+        if due is not None:  # the countersignature or the refusal has left, or cannot
+            yield due
         setback: SecfedError | None
         if isinstance(told, SecfedError):
             setback = _bearable(told, PeerError, RoundAbortedError)
         else:
             saying, setback = _hear(rounds, told)
-        ended = rounds.ended if setback is None else None
+        due = rounds.ended if setback is None else None
         if setback is not None:
             yield Setback(setback)
             sleep(pause)
@@ -77,7 +89,9 @@ def take_part(rounds: ClientRounds, link: Link, sleep: Callable[[float], None]) 
             saying = rounds.standing
             continue
         pause = PAUSE_FIRST_S
-        if rounds.refusal is not None:
+        if isinstance(rounds.refusal, BudgetExceededError | PolicyRefusedError):
+            due = DeclinedRound(rounds.refusal)
+        elif rounds.refusal is not None:
             yield DeclinedRound(rounds.refusal)
         elif isinstance(told, Wait):
             yield Awaited(told.what, told.remaining_s)

@@ -46,6 +46,7 @@ class Hello:
         ledger_head: Digest of the caller's ledger head for the job in hand; zero if none.
         ledger_entries: Number of entries up to that head.
         peer: Digest of the certificate that the caller saw on the other side.
+        start: What the aggregator drew at its start: a hello of before is worth nothing after.
     """
 
     protocol: int
@@ -59,6 +60,7 @@ class Hello:
     ledger_head: Digest
     ledger_entries: int
     peer: Digest
+    start: Digest
 
 
 # -- the client says ---------------------------------------------------------------------------
@@ -159,7 +161,12 @@ class MemberState:
 
 @dataclass(frozen=True, slots=True)
 class RoundState:
-    """How one round of a job stands or ended; the words of the aggregator's round line."""
+    """How one round of a job stands or ended; the words of the aggregator's round line.
+
+    Attributes:
+        dropped: Who was asked and is not in the sum, and why, by site.
+        lost: Who is in the sum, but went away after the survivor list was frozen, and why, by site.
+    """
 
     round: int
     attempt: int
@@ -167,6 +174,7 @@ class RoundState:
     asked: int
     included: tuple[ClientId, ...]
     dropped: tuple[tuple[ClientId, str], ...]
+    lost: tuple[tuple[ClientId, str], ...]
     epsilon_by_plan: str
     seconds: int
     result: str

@@ -46,6 +46,7 @@ class Ending:
         statement: The signed `Outcome`.
         included: Sites in the sum, sorted.
         dropped: Every other site that was asked, with the reason, sorted.
+        lost: Sites in the sum that went away after the survivor list was frozen, with the reason, sorted.
         sum: Digest of the opened ring sum; zero like the next two where nothing was published.
         transcript: What the next manifest names as its predecessor.
         result: Digest of the new adapter, or of the sum's file.
@@ -62,6 +63,7 @@ class Ending:
     published: bool
     included: tuple[ClientId, ...]
     dropped: tuple[tuple[ClientId, str], ...]
+    lost: tuple[tuple[ClientId, str], ...]
     sum: Digest
     transcript: Digest
     result: Digest
@@ -340,6 +342,7 @@ def _ending_to(ending: Ending) -> bytes:
         published=ending.published,
         included=ending.included,
         dropped=ending.dropped,
+        lost=ending.lost,
         sum=ending.sum.hex(),
         transcript=ending.transcript.hex(),
         result=ending.result.hex(),
@@ -363,6 +366,7 @@ def _ending_from(value: bytes) -> Ending:
             published=fields["published"],
             included=tuple(map(ClientId, fields["included"])),
             dropped=tuple((ClientId(site), reason) for site, reason in fields["dropped"]),
+            lost=tuple((ClientId(site), reason) for site, reason in fields["lost"]),
             sum=_digest(fields["sum"]),
             transcript=_digest(fields["transcript"]),
             result=_digest(fields["result"]),

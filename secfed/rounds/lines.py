@@ -19,6 +19,9 @@ def round_line(state: RoundState, rounds: int, delta: str | None) -> str:
     if state.dropped:
         why = "; ".join(f"{site}: {reason}" for site, reason in state.dropped)
         parts.append(f"dropped {len(state.dropped)} ({why})")
+    if state.lost:
+        why = "; ".join(f"{site}: {reason}" for site, reason in state.lost)
+        parts.append(f"lost after the freeze {len(state.lost)} ({why})")
     if state.state != "published":
         parts.append(state.state)
     if delta is None:

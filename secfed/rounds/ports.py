@@ -76,10 +76,6 @@ class Link(Protocol):
         """Fetch an adapter by its digest, and check it."""
         ...
 
-    def roster(self) -> bytes:
-        """Fetch the current roster's signed text (not yet verified)."""
-        ...
-
 
 class Clock(Protocol):
     """Seconds; only refusals and deadlines depend on it, never a permission."""

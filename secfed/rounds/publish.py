@@ -36,7 +36,8 @@ from secfed.rounds.house import House
 from secfed.rounds.jobs import Ending, Job
 from secfed.rounds.plan import JobPlan, TrainSpec
 from secfed.rounds.proposal import COUNTERS, RoundProposal
-from secfed.secagg.aggregator import AggregatorSession, RingSum
+from secfed.secagg.aggregator import AggregatorSession
+from secfed.secagg.opening import RingSum
 from secfed.store import jsontext
 from secfed.store.files import make_directory, storage_errors, sync_directory
 from secfed.store.jsontext import Json
@@ -292,6 +293,7 @@ def _manifest(facts: Facts, files: Mapping[str, str]) -> dict[str, Json]:
         },
         "included": list(ending.included),
         "dropped": [{"site": site, "reason": reason} for site, reason in ending.dropped],
+        "lost_after_freeze": [{"site": site, "reason": reason} for site, reason in ending.lost],
         "count": len(ending.included),
         "weight_sum": ending.weight_sum,
         "saturated_coordinates": ending.saturated,

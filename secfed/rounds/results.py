@@ -74,6 +74,7 @@ class Results:
         job, house = round_.job, self._house
         included = tuple(session.site(member) for member in session.survivors) if formed else ()
         outcome = Outcome(
+            round_id=round_.round_id,
             published=formed is not None,
             survivors=included,
             dropped=session.dropped,
@@ -89,6 +90,9 @@ class Results:
             published=outcome.published,
             included=included,
             dropped=tuple(round_.absent(included, session)),
+            lost=tuple(
+                (item.site, f"{item.phase}: {item.reason}") for item in session.lost if item.site in included
+            ),
             sum=outcome.sum,
             transcript=outcome.transcript,
             result=outcome.result,

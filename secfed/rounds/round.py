@@ -8,7 +8,7 @@ list the round is published, or over.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
@@ -76,9 +76,9 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class _Masked:
-    """An attempt of this round in which vectors may have left."""
+    """An attempt of this round in which vectors may have left; its members with their keys of then."""
 
-    cohort: tuple[ClientId, ...]
+    members: Mapping[ClientId, bytes]
     threshold: int
     corrupt: int
 
@@ -258,15 +258,20 @@ class OpenRound:
         return ""
 
     def stuck(self) -> str:
-        """Why no cohort can come together: the deadline passed, or too many declined. Empty if one may."""
+        """Why no cohort can come together: too many sites, too many that declined, or the deadline passed.
+
+        Empty if one may.
+        """
         now = self._house.clock.monotonic()
         if self.live is not None or self.aborted is not None:
             return ""
         declined = [site for site, seat in self.seats.items() if seat.state is SeatState.DECLINED]
-        willing = min(len(self.seats) - len(declined), COMPLETE_GRAPH_MAX)
+        willing = len(self.seats) - len(declined)
         try:
             params_for(self._house, self.job, willing)
         except InfeasibleCohortError as error:
+            if willing > COMPLETE_GRAPH_MAX:  # to leave some out would charge them for nothing
+                return str(error)
             if declined:
                 return f"{error}; {_sites('declined by', declined)}"
         return self.awaited(now) if now >= self.deadline else ""
@@ -280,7 +285,7 @@ class OpenRound:
         chosen = self._here(now)
         while bound := {site for site in chosen if self._bound(site, chosen)}:
             chosen -= bound
-        return tuple(sorted(chosen)[:COMPLETE_GRAPH_MAX])
+        return tuple(sorted(chosen))
 
     def _here(self, now: float) -> set[ClientId]:
         """Ready, here, and enrolled for today."""
@@ -293,12 +298,12 @@ class OpenRound:
 
     def _bound(self, site: ClientId, chosen: set[ClientId]) -> bool:
         """Whether this site would refuse: too few of the members with which its vector left are back."""
-        corrupt = self._house.roster().corrupt
+        corrupt, keys = self._house.roster().corrupt, self._house.clients()
         for past in self._masked:
-            if site in past.cohort:
-                others = set(past.cohort) - {site}
-                needed = len(others) + max(past.corrupt, corrupt) - past.threshold + 1
-                if len(others & chosen) < needed:
+            if site in past.members:
+                needed = len(past.members) - 1 + max(past.corrupt, corrupt) - past.threshold + 1
+                others = chosen & past.members.keys() - {site}
+                if sum(past.members[other] == keys[other] for other in others) < needed:
                     return True
         return False
 
@@ -340,7 +345,7 @@ class OpenRound:
     def _remember(self, live: LiveAttempt) -> None:
         if live.masked:
             params = live.session.params
-            self._masked.append(_Masked(live.cohort, params.threshold, params.corrupt))
+            self._masked.append(_Masked(live.session.members, params.threshold, params.corrupt))
 
     def _void(self, session: AggregatorSession, reason: str) -> None:
         """End an attempt for good, tell its members, and wait before the next."""
@@ -364,7 +369,8 @@ class OpenRound:
         self, included: tuple[ClientId, ...], session: AggregatorSession
     ) -> list[tuple[ClientId, str]]:
         """Everybody who was asked and is not in the sum of this attempt, and why, sorted."""
-        lost = {item.site: f"{item.phase}: {item.reason}" for item in session.dropped}
+        gone = (*session.dropped, *session.lost)
+        lost = {item.site: f"{item.phase}: {item.reason}" for item in gone}
         reasons: dict[ClientId, str] = {}
         for site, seat in self.seats.items():
             match seat.state:

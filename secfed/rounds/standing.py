@@ -43,6 +43,7 @@ def round_state(job: Job, ending: Ending) -> RoundState:
         asked=ending.asked,
         included=ending.included,
         dropped=ending.dropped,
+        lost=ending.lost,
         epsilon_by_plan=epsilon_by_plan(job.plan, ending.round),
         seconds=ending.seconds,
         result=ending.result.hex() if ending.published else "",
@@ -74,12 +75,15 @@ def job_state(job: Job, round_: OpenRound | None, now: float) -> JobState:
 def _members(round_: OpenRound, now: float) -> tuple[MemberState, ...]:
     live = round_.live
     pending = () if live is None else live.session.waiting_for
-    lost = {} if live is None else {item.site: item.reason for item in live.session.dropped}
+    dropped = {} if live is None else {item.site: item.reason for item in live.session.dropped}
+    lost = {} if live is None else {item.site: item.reason for item in live.session.lost}
     members = []
     for site, seat in sorted(round_.seats.items()):
         word = seat.state.value
-        if site in lost:
-            word = f"dropped: {lost[site]}"
+        if site in dropped:
+            word = f"dropped: {dropped[site]}"
+        elif site in lost:
+            word = f"in the sum, lost after the freeze: {lost[site]}"
         elif live is not None and site in pending:
             word = f"{live.session.phase.value}: awaited"
         elif live is not None and site in live.cohort:

@@ -11,20 +11,11 @@ says what a member must be asked now.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from secfed.crypto.kdf import digest
-from secfed.crypto.labels import Label
-from secfed.encoding import ring
-from secfed.errors import LostUploadError, RoundAbortedError, UnexpectedMessageError
+from secfed.errors import RoundAbortedError, UnexpectedMessageError
 from secfed.identity.signed import Signed
-from secfed.ids import ClientId, Digest, MemberIndex
-from secfed.secagg import derive, masking, transcript
+from secfed.ids import ClientId, MemberIndex
 from secfed.secagg.collected import Collected
 from secfed.secagg.frozen import Frozen, Signatures, Uploads
 from secfed.secagg.manifest import Manifest, attempt_digest
@@ -47,11 +38,11 @@ from secfed.secagg.messages import (
     SignedReply,
     UnmaskRequest,
 )
-from secfed.secagg.opening import Shares, open_sum
+from secfed.secagg.opening import RingSum, Shares, add_up, open_sum
 from secfed.secagg.params import Params
 from secfed.secagg.record import AggregatorRecord
 
-__all__ = ["AggregatorSession", "AttemptVoidError", "RingSum"]
+__all__ = ["AggregatorSession", "AttemptVoidError"]
 
 
 class AttemptVoidError(RoundAbortedError):
@@ -60,29 +51,12 @@ class AttemptVoidError(RoundAbortedError):
     hint = "The round is tried again with fresh keys once enough sites are ready."
 
 
-@dataclass(frozen=True, slots=True)
-class RingSum:
-    """The opened sum of exactly the survivors' encoded vectors.
-
-    Attributes:
-        total: Shape (length,), modulo 2^B.
-        survivors: Whose vectors are in it.
-        digest: Digest of the packed total.
-        transcript: What the next manifest names as its predecessor.
-    """
-
-    total: NDArray[np.uint32]
-    survivors: tuple[MemberIndex, ...]
-    digest: Digest
-    transcript: Digest
-
-
 class AggregatorSession:
     """One attempt, from the signed manifest to the opened sum.
 
     Args:
         manifest: The signed manifest, already durable under its attempt number.
-        members: Identity keys of the cohort, by site.
+        members: Identity keys of the cohort, by site; an attribute too.
         uploads: Where complete masked vectors lie.
     """
 
@@ -96,7 +70,7 @@ class AggregatorSession:
         record: AggregatorRecord,
         uploads: Uploads,
     ) -> None:
-        self._record, self._uploads = record, uploads
+        self._record, self._uploads, self.members = record, uploads, members
         self.signed_manifest = manifest
         self.manifest = codec.decode(Manifest, manifest.statement)
         self.h = attempt_digest(manifest.statement)
@@ -129,6 +103,11 @@ class AggregatorSession:
     def dropped(self) -> tuple[Dropped, ...]:
         """Who is not in the sum, with phase and reason, sorted by site."""
         return tuple(self._dropped[member] for member in sorted(self._dropped))
+
+    @property
+    def lost(self) -> tuple[Dropped, ...]:
+        """Survivors that went away after the freeze: their vectors are in the sum; sorted by site."""
+        return tuple(sorted(self._lost, key=lambda item: item.site))
 
     @property
     def waiting_for(self) -> tuple[ClientId, ...]:
@@ -358,30 +337,7 @@ class AggregatorSession:
         """
         frozen = self._frozen_now()
         opened = open_sum(self.h, frozen, self._shares(), self.params.threshold, self.site)
-        length, bits = self.manifest.length, self.manifest.word_bits
-        total = np.zeros(length, dtype=np.uint32)
-        for member in frozen.survivors:
-            ring.add_into(total, ring.unpack(self._stored(frozen, member), bits, length))
-        masking.unmask(
-            total,
-            self_seeds=opened.self_seeds,
-            dropped_edges=opened.dropped_edges,
-            bits=bits,
-            threads=threads,
-        )
-        sum_digest = digest(Label.SUM, self.h, ring.pack(total, bits))
-        closing = transcript.outcome_transcript(self.h, frozen.transcript, frozen.survivors, sum_digest)
-        return RingSum(total, frozen.survivors, sum_digest, closing)
-
-    def _stored(self, frozen: Frozen, member: MemberIndex) -> bytes:
-        """A survivor's upload, compared once more with its signed digest: disks and restarts lie between."""
-        packed = self._uploads.read(self.h, member)
-        vector = derive.vector_digest(self.h, member, hashlib.sha256(packed).digest())
-        if not derive.same(vector, frozen.vectors[member]):
-            raise LostUploadError(
-                f"the stored upload of {self.site(member)} is not the one that was acknowledged"
-            )
-        return packed
+        return add_up(self.manifest, self.h, frozen, opened, self._uploads, threads=threads)
 
     # -- restart -------------------------------------------------------------------------------
 
@@ -398,4 +354,7 @@ class AggregatorSession:
         certified = self._record.certified(self.h)
         if certified is not None:
             self._certify_from(Signatures.from_bytes(certified))
+            for member in sorted(set(self.survivors) - self._expected):
+                reason = "its signature was not among those that were made durable"
+                self._lost.append(Dropped(self.site(member), Phase.CONFIRM.value, reason))
         return True

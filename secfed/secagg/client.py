@@ -159,6 +159,8 @@ class ClientSession:
         round_id, h = terms.round_id, request.attempt
         statement = _from_aggregator(us, request.statement, Label.SIGN_OUTCOME, context=h)
         outcome = us.codec.decode(Outcome, statement)
+        if outcome.round_id != round_id:
+            raise PeerError("the outcome is of another round than the one on offer here")
         attempt = us.record.opened(round_id, h)
         if attempt is None:
             raise UnexpectedMessageError(

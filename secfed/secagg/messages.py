@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Protocol, TypeVar
 
 from secfed.identity.signed import Signed
-from secfed.ids import ClientId, Digest, MemberIndex
+from secfed.ids import ClientId, Digest, MemberIndex, RoundId
 from secfed.secagg.manifest import Manifest
 
 __all__ = [
@@ -270,6 +270,7 @@ class Outcome:
     """Statement by the aggregator: how a sum ended.
 
     Attributes:
+        round_id: Which sum. A member that took no part in the attempt cannot tell it by h.
         published: False if the round was aborted; the digests are then zero.
         survivors: Sites in the sum, sorted.
         dropped: Members of the cohort that are not.
@@ -278,6 +279,7 @@ class Outcome:
         result: Digest of the published adapter or sum file.
     """
 
+    round_id: RoundId
     published: bool
     survivors: tuple[ClientId, ...]
     dropped: tuple[Dropped, ...]

@@ -1,4 +1,4 @@
-"""Open what t members together hold: survivors' self masks, and dropouts' edge seeds.
+"""Open what t members together hold, survivors' self masks and dropouts' edge seeds; and so the sum.
 
 Each share is checked against the commitment that its dealer signed, so a bad one is named and
 left out. The same t respondents serve every owner, with one substitute for an owner that is
@@ -9,17 +9,25 @@ Source: Shamir 1979 (doi:10.1145/359168.359176); Bonawitz et al. 2017, round 4.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from secfed.crypto.kdf import digest
+from secfed.crypto.labels import Label
 from secfed.crypto.shamir import Weights, check_share
-from secfed.errors import PeerError, RoundAbortedError
+from secfed.encoding import ring
+from secfed.errors import LostUploadError, PeerError, RoundAbortedError
 from secfed.ids import ClientId, Digest, MemberIndex
-from secfed.secagg import derive
-from secfed.secagg.frozen import Frozen
+from secfed.secagg import derive, masking, transcript
+from secfed.secagg.frozen import Frozen, Uploads
+from secfed.secagg.manifest import Manifest
 from secfed.secagg.messages import SelfMaskShare, ShareAnswers
 
-__all__ = ["OpenedMasks", "Shares", "open_sum"]
+__all__ = ["OpenedMasks", "RingSum", "Shares", "add_up", "open_sum"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +138,50 @@ def open_sum(
                 )
             edges.append((survivor, dropout, opened[survivor]))
     return OpenedMasks(seeds, tuple(edges))
+
+
+@dataclass(frozen=True, slots=True)
+class RingSum:
+    """The opened sum of exactly the survivors' encoded vectors.
+
+    Attributes:
+        total: Shape (length,), modulo 2^B.
+        survivors: Whose vectors are in it.
+        digest: Digest of the packed total.
+        transcript: What the next manifest names as its predecessor.
+    """
+
+    total: NDArray[np.uint32]
+    survivors: tuple[MemberIndex, ...]
+    digest: Digest
+    transcript: Digest
+
+
+def add_up(
+    manifest: Manifest, h: Digest, frozen: Frozen, opened: OpenedMasks, uploads: Uploads, *, threads: int = 1
+) -> RingSum:
+    """Add the survivors' stored vectors and take off what masks are left.
+
+    Raises:
+        LostUploadError: An upload is not the one that was acknowledged.
+    """
+    length, bits = manifest.length, manifest.word_bits
+    total = np.zeros(length, dtype=np.uint32)
+    for member in frozen.survivors:
+        site = manifest.cohort[member]
+        ring.add_into(total, ring.unpack(_stored(site, h, frozen, member, uploads), bits, length))
+    masking.unmask(
+        total, self_seeds=opened.self_seeds, dropped_edges=opened.dropped_edges, bits=bits, threads=threads
+    )
+    sum_digest = digest(Label.SUM, h, ring.pack(total, bits))
+    closing = transcript.outcome_transcript(h, frozen.transcript, frozen.survivors, sum_digest)
+    return RingSum(total, frozen.survivors, sum_digest, closing)
+
+
+def _stored(site: ClientId, h: Digest, frozen: Frozen, member: MemberIndex, uploads: Uploads) -> bytes:
+    """A survivor's upload, compared once more with its signed digest: disks and restarts lie between."""
+    packed = uploads.read(h, member)
+    vector = derive.vector_digest(h, member, hashlib.sha256(packed).digest())
+    if not derive.same(vector, frozen.vectors[member]):
+        raise LostUploadError(f"the stored upload of {site} is not the one that was acknowledged")
+    return packed

@@ -57,8 +57,9 @@ class Params:
             )
         if clients > COMPLETE_GRAPH_MAX:
             raise InfeasibleCohortError(
-                f"a cohort of {clients} members needs the ring graph, which is not built",
-                hint=f"Use at most {COMPLETE_GRAPH_MAX} sites in one job.",
+                f"a cohort of {clients} members needs the ring graph, which is not built: "
+                f"at most {COMPLETE_GRAPH_MAX} sites may take part",
+                hint="Revoke sites that do not take part, or make two federations.",
             )
         if corrupt < 1:
             raise InfeasibleCohortError("the roster must tolerate at least one corrupt member")

@@ -9,7 +9,7 @@ crash the same party can only repeat itself or refuse.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,13 +62,18 @@ def _place_of(key: str) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """An attempt in which this client's masked vector left, acknowledged or not."""
+    """An attempt in which this client's masked vector left, acknowledged or not.
+
+    Attributes:
+        neighbours: Who holds shares of it, with the identity key of then: under another key the same
+            name is another holder.
+    """
 
     attempt: int
     cohort: tuple[ClientId, ...]
     corrupt: int
     threshold: int
-    neighbours: tuple[ClientId, ...]
+    neighbours: Mapping[ClientId, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class ClientRecord:
                 cohort=left.cohort,
                 corrupt=left.corrupt,
                 threshold=left.threshold,
-                neighbours=left.neighbours,
+                neighbours={site: key.hex() for site, key in left.neighbours.items()},
             ),
         )
 
@@ -129,7 +134,9 @@ class ClientRecord:
                     cohort=tuple(map(ClientId, fields["cohort"])),
                     corrupt=fields["corrupt"],
                     threshold=fields["threshold"],
-                    neighbours=tuple(map(ClientId, fields["neighbours"])),
+                    neighbours={
+                        ClientId(site): bytes.fromhex(key) for site, key in fields["neighbours"].items()
+                    },
                 )
             )
         return tuple(found)

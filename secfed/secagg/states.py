@@ -81,7 +81,7 @@ class Advertised:
         self._refuse_repeated_keys(peers)
         if len(peers) < a.params.threshold:
             raise PeerError("fewer adverts than the threshold: shares could never be opened")
-        self._refuse_unsafe_retry(frozenset(a.site(member) for member in peers))
+        self._refuse_unsafe_retry({a.site(member): a.us.members[a.site(member)] for member in peers})
         sent: dict[MemberIndex, tuple[bytes, bytes]] = {}
         for member, advert in peers.items():
             if member > a.me:
@@ -104,13 +104,19 @@ class Advertised:
             if len(part) != len(adverts):
                 raise PeerError("an ephemeral key is repeated or reflected among the adverts")
 
-    def _refuse_unsafe_retry(self, present: frozenset[ClientId]) -> None:
-        """Mask again only once too few holders of the earlier attempt's shares can still open it."""
+    def _refuse_unsafe_retry(self, present: Mapping[ClientId, bytes]) -> None:
+        """Mask again only once too few holders of the earlier attempt's shares can still open it.
+
+        Args:
+            present: Who is in this attempt, with identity keys. A new key shows nothing of who holds what
+                the old one was given.
+        """
         a = self.attempt
         for left in a.us.record.left(a.manifest.round_id):
             corrupt = max(left.corrupt, a.params.corrupt)
             needed = len(left.neighbours) + corrupt - left.threshold + 1
-            if len(present.intersection(left.neighbours)) < needed:
+            back = sum(present.get(site) == key for site, key in left.neighbours.items())
+            if back < needed:
                 raise StaleAttemptError(
                     f"this site's vector left in attempt {left.attempt}, and fewer than {needed} of its "
                     f"neighbours there are back",
@@ -244,7 +250,7 @@ class Shared:
                 cohort=a.manifest.cohort,
                 corrupt=a.params.corrupt,
                 threshold=a.params.threshold,
-                neighbours=tuple(a.site(member) for member in a.neighbours),
+                neighbours={a.site(member): a.us.members[a.site(member)] for member in a.neighbours},
             ),
         )
         seeds = {member: self.edges[member].mask for member in senders}

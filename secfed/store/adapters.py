@@ -58,15 +58,6 @@ class AdapterStore:
         plain = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
         return self._write(save(plain, {_METADATA: jsontext.compact(metadata).decode()}))
 
-    def put_bytes(self, data: bytes) -> Digest:
-        """Write an adapter's exact bytes, as fetched from elsewhere.
-
-        Raises:
-            StorageError: They are no safetensors file, or cannot be written.
-        """
-        _parse(data, "the adapter received")
-        return self._write(data)
-
     def get(self, digest: Digest) -> dict[str, NDArray[Any]]:
         """Read named arrays back.
 

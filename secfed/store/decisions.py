@@ -19,7 +19,15 @@ from types import TracebackType
 from typing import Self
 
 from secfed.errors import DecisionConflictError, StorageError
-from secfed.store.files import PRIVATE_MODE, Barrier, Lock, no_barrier, storage_errors, sync_directory
+from secfed.store.files import (
+    PRIVATE_MODE,
+    Barrier,
+    Lock,
+    no_barrier,
+    refuse_shared,
+    storage_errors,
+    sync_directory,
+)
 
 __all__ = ["DecisionStore"]
 
@@ -41,7 +49,8 @@ class DecisionStore:
         barrier: See the package.
 
     Raises:
-        StorageError: The file is damaged, of another format, or cannot be used.
+        StorageError: The file is damaged, of another format, or cannot be used, or others may write to its
+            directory and so exchange it.
         LockedError: Another process has it open.
     """
 
@@ -49,6 +58,7 @@ class DecisionStore:
         self._path = path
         self._barrier = barrier
         self._turn = threading.Lock()
+        refuse_shared(path.parent)
         self._lock = Lock(path.with_name(path.name + ".lock"))
         try:
             with storage_errors(path):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,8 @@ __all__ = [
     "create_exclusive",
     "make_directory",
     "no_barrier",
+    "private_directory",
+    "refuse_shared",
     "remove",
     "replace",
     "storage_errors",
@@ -73,6 +77,34 @@ def make_directory(directory: Path) -> None:
     with storage_errors(directory):
         directory.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
     sync_directory(directory.parent)
+
+
+def private_directory(directory: Path) -> None:
+    """As `make_directory`, for what is nobody else's: an existing one must be its owner's alone.
+
+    Raises:
+        StorageError: Others may look into it or write to it; the remedy is named. Nothing is changed, since
+            somebody may share it on purpose.
+    """
+    make_directory(directory)
+    refuse_shared(directory, stat.S_IRWXG | stat.S_IRWXO)
+
+
+def refuse_shared(directory: Path, forbidden: int = stat.S_IWGRP | stat.S_IWOTH) -> None:
+    """Refuse a directory that others may use in any of these ways, to write to it if nothing else is said.
+
+    Whoever may write to a directory can put another file in the place of one that they cannot read.
+
+    Raises:
+        StorageError: They may; the remedy is named.
+    """
+    with storage_errors(directory):
+        mode = directory.stat().st_mode
+    if mode & forbidden:
+        raise StorageError(
+            f"{directory} can be used by others than its owner (mode {stat.S_IMODE(mode):04o})",
+            hint=f"chmod 700 {shlex.quote(str(directory))}",
+        )
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

@@ -17,8 +17,8 @@ from secfed.errors import LostUploadError, StorageError
 from secfed.store.files import (
     PRIVATE_MODE,
     Barrier,
-    make_directory,
     no_barrier,
+    private_directory,
     remove,
     storage_errors,
     sync_directory,
@@ -119,7 +119,7 @@ class Spool:
         self._directory = directory
         self._barrier = barrier
         self._writing: set[str] = set()
-        make_directory(directory)
+        private_directory(directory)
         with storage_errors(directory):
             for draft in directory.glob(_DRAFT_PREFIX + "*"):
                 draft.unlink()

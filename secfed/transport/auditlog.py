@@ -2,7 +2,8 @@
 
 JSON lines, hash-chained and signed (`store.journal`). Entries of one kind within a short while
 become one entry with a count, so neither waiting clients nor a flood of refusals can fill the
-disk. A log that cannot be written stops the daemon: nothing is accepted that leaves no trace.
+disk; a refusal's kind is its class, since its text may be another one each time. A log that cannot
+be written stops the daemon: nothing is accepted that leaves no trace.
 """
 
 from __future__ import annotations
@@ -36,6 +37,15 @@ class _Kind:
     where: str
 
 
+@dataclass(slots=True)
+class _Several:
+    """What is written of all entries of a kind: when the first came and its text, and how many."""
+
+    first: str
+    text: str
+    count: int = 1
+
+
 class AuditLog:
     """Collects entries and writes them when told to; `add` may come from any thread.
 
@@ -52,7 +62,7 @@ class AuditLog:
     def __init__(self, path: Path, key: SigningKey, now: Callable[[], datetime]) -> None:
         self._now = now
         self._lock = threading.Lock()
-        self._pending: dict[_Kind, tuple[int, str]] = {}
+        self._pending: dict[_Kind, _Several] = {}
         self._journal = Journal(
             path,
             digest=_line_digest,
@@ -61,21 +71,24 @@ class AuditLog:
             error=AuditLogError,
         )
 
-    def add(self, *, who: str, what: str, outcome: str, where: str) -> None:
+    def add(self, *, who: str, what: str, outcome: str, where: str, text: str = "") -> None:
         """Enter something that happened.
 
         Args:
             who: The member, or `-` where nobody was identified.
             what: The call.
-            outcome: `ok`, or the class and text of the refusal.
+            outcome: `ok`, or the refusal's class.
             where: The other side's address.
+            text: The refusal's; of several of one kind the first one's stands for all.
         """
         kind = _Kind(who, what, outcome, where)
         with self._lock:
             if kind not in self._pending and len(self._pending) >= KINDS_MAX:
                 kind = _Kind("-", what, "many", "-")
-            count, first = self._pending.get(kind, (0, write_time(self._now())))
-            self._pending[kind] = (count + 1, first)
+            if kind in self._pending:
+                self._pending[kind].count += 1
+            else:
+                self._pending[kind] = _Several(write_time(self._now()), text)
 
     def flush(self) -> None:
         """Write what was collected; durable on return. One thread at a time.
@@ -85,15 +98,15 @@ class AuditLog:
         """
         with self._lock:
             pending, self._pending = self._pending, {}
-        for kind, (count, first) in pending.items():
+        for kind, several in pending.items():
             self._journal.append(
                 {
-                    "at": first,
+                    "at": several.first,
                     "who": kind.who,
                     "what": kind.what,
-                    "outcome": kind.outcome,
+                    "outcome": f"{kind.outcome}: {several.text}" if several.text else kind.outcome,
                     "from": kind.where,
-                    "count": count,
+                    "count": several.count,
                 }
             )
 

@@ -29,11 +29,11 @@ from secfed.identity.certificate import Certificate
 from secfed.identity.keyfile import MemberKeys
 from secfed.identity.roster import Roster, RosterRolledBackError
 from secfed.identity.signed import Signed
-from secfed.ids import Digest, JobId
+from secfed.ids import NO_DIGEST, Digest, JobId
 from secfed.rounds.exchange import JobCommand, JobState, Said, StatusReply, Told
 from secfed.store.journal import EMPTY, Head
 from secfed.transport import chunks, status, tls
-from secfed.transport.hello import HelloMaker, RosterChangedError
+from secfed.transport.hello import GREETING, HelloMaker, RestartedError, RosterChangedError
 from secfed.wire import calls, limits, service, sums
 from secfed.wire import status as wire_status
 
@@ -78,7 +78,7 @@ class Sequence:
     """Numbers for hellos: nanoseconds since 1970, each new.
 
     The aggregator remembers every number within its clock's window and refuses the rest by their
-    time, so a number must be new and of about now; nothing needs to be kept across restarts.
+    time, so a number must be new and of about now; nothing needs to be kept across restarts of either.
     """
 
     def __init__(self, now_ns: Callable[[], int] = time.time_ns) -> None:
@@ -122,6 +122,7 @@ class Connection:
         self._patience_s, self._on_retry = patience_s, on_retry
         self._channel: grpc.Channel | None = None
         self._peer: Certificate | None = None
+        self._start: Digest | None = None
         self._rejected_since: float | None = None
 
     # -- rounds: the Link port -----------------------------------------------------------------
@@ -170,10 +171,6 @@ class Connection:
             return _assemble(stub(calls.encode_call(calls.Call(hello, body)), timeout=longest_s))
 
         return self._persist("Download", body, fetch)
-
-    def roster(self) -> bytes:
-        """Fetch the current roster's signed text, not yet verified."""
-        return calls.decode_roster(self._call("GetRoster", b""))
 
     # -- people --------------------------------------------------------------------------------
 
@@ -243,29 +240,35 @@ class Connection:
         for attempt in tries:
             with attempt:
                 try:
-                    return self._with_current_roster(method, body, act)
+                    return self._greeted(method, body, act)
                 except NetworkError as failure:
                     self._on_retry(failure)
                     raise
         raise NetworkError(f"{method} was not tried")  # unreachable: the context returns or raises
 
-    def _with_current_roster(
-        self, method: str, body: bytes, act: Callable[[grpc.Channel, Signed], bytes]
-    ) -> bytes:
-        """One try; once more under a newer roster, where that was all that was missing."""
+    def _greeted(self, method: str, body: bytes, act: Callable[[grpc.Channel, Signed], bytes]) -> bytes:
+        """One try; once more for a newer roster or start, where that was all that was missing."""
+        if self._start is None:
+            self._catch_up()
         try:
             return self._once(method, body, act)
-        except RosterChangedError:
+        except (RosterChangedError, RestartedError):
             self._catch_up()
             return self._once(method, body, act)
 
     def _catch_up(self) -> None:
-        """Go by the aggregator's roster; if it is older than the one here, wait until it was replaced."""
+        """Learn the aggregator's start, and go by its roster.
+
+        If its roster is older than the one here, wait until it was replaced.
+        """
         given_up = time.monotonic() + ROSTER_LAG_S
         while True:
-            text = calls.decode_roster(self._once("GetRoster", b"", _ask_roster))
+            told = calls.decode_in_force(self._once(GREETING, b"", _greet))
+            self._start = told.start
+            if not told.roster:
+                return
             try:
-                self._rosters.accept(text)
+                self._rosters.accept(told.roster)
             except RosterRolledBackError:
                 if time.monotonic() >= given_up:
                     raise
@@ -279,7 +282,12 @@ class Connection:
         channel, maker = self._dial(roster.aggregator.certificate)
         head = self._ledger_head()
         hello = maker.make(
-            method, body, roster=roster.digest, ledger_head=head.digest, ledger_entries=head.count
+            method,
+            body,
+            roster=roster.digest,
+            start=NO_DIGEST if self._start is None or method == GREETING else self._start,
+            ledger_head=head.digest,
+            ledger_entries=head.count,
         )
         try:
             reply = act(channel, hello)
@@ -340,8 +348,8 @@ def _ask(channel: grpc.Channel, method: str, hello: Signed, body: bytes, within_
     return stub(calls.encode_call(calls.Call(hello, body)), timeout=within_s)
 
 
-def _ask_roster(channel: grpc.Channel, hello: Signed) -> bytes:
-    return _ask(channel, "GetRoster", hello, b"", CALL_S)
+def _greet(channel: grpc.Channel, hello: Signed) -> bytes:
+    return _ask(channel, GREETING, hello, b"", CALL_S)
 
 
 def _why(address: str, details: str) -> str:

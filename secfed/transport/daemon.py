@@ -26,6 +26,7 @@ from secfed.store.adapters import AdapterStore
 from secfed.transport import ops
 from secfed.transport.auditlog import AuditLog
 from secfed.transport.desk import POLL_S, Desk
+from secfed.transport.health import HealthServer
 from secfed.transport.hello import HelloGate
 from secfed.transport.server import FederationService
 from secfed.transport.tls import ServerTls
@@ -65,10 +66,11 @@ OPTIONS: list[tuple[str, int]] = [
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where the daemon serves."""
+    """Where the daemon serves; `health_port` is None without a gRPC health service."""
 
     port: int
     ops_port: int
+    health_port: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Daemon:
         rounds: Makes the core, once the process may call it.
         resources: Closed when `serve` ends.
         rosters: The roster in force; its file is looked at while running.
+        health_listen: Where the gRPC health service answers; None for nowhere.
         most_calls: Calls at one time, over all members.
         poll_s: How long a client with nothing to hear is kept.
     """
@@ -117,6 +120,7 @@ class Daemon:
     resources: contextlib.ExitStack
     listen: tuple[str, int]
     ops_listen: tuple[str, int]
+    health_listen: tuple[str, int] | None
     upload_idle_s: float
     reports: Reports
     most_calls: int = 10_000
@@ -154,6 +158,7 @@ class Daemon:
         server = grpc.aio.server(options=[*OPTIONS, connections], maximum_concurrent_rpcs=self.most_calls)
         server.add_generic_rpc_handlers((federation.handler(),))
         port = _bind(server, self.listen, tls)
+        health = None if self.health_listen is None else HealthServer(*self.health_listen)
         page = ops.OpsServer(*self.ops_listen, metrics=self.reports.metrics, ready=lambda: self._wrong)
         chores = [
             desk.chore(self._follow_roster(desk, federation, tls)),
@@ -161,18 +166,26 @@ class Daemon:
             desk.chore(self._say_what_is_awaited(desk)),
         ]
         try:
+            if health is not None:
+                await health.start()
             await server.start()
             self._wrong = ""
-            self.reports.listening(Listening(port, page.port))
+            if health is not None:
+                await health.tell(serving=True)
+            self.reports.listening(Listening(port, page.port, None if health is None else health.port))
             self.reports.state("READY=1")
             await _first(stop, desk.failed)
         finally:
             self._wrong = "stopping"
+            if health is not None:
+                await health.tell(serving=False)
             self.reports.state("STOPPING=1")
             for chore in chores:
                 chore.cancel()
             desk.release()
             await server.stop(STOP_GRACE_S)
+            if health is not None:
+                await health.close()
             await asyncio.to_thread(page.close)
         if desk.failed.done():
             raise desk.failed.result()

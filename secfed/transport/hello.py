@@ -3,11 +3,13 @@
 TLS proves who opened the connection, once. The hello proves it for each call, under the roster
 in force, so that a revoked, expired or mistaken member hears a reason. It binds the call's
 body, the method, the certificate the caller saw, and a number that serves once, so that it is
-worth nothing for another call, on another connection, or twice.
+worth nothing for another call, on another connection, or twice. The numbers are remembered in
+memory; so it also binds what the aggregator drew at its start, and none from before counts after.
 """
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from datetime import datetime
 from secfed import __version__
 from secfed.crypto.kdf import digest
 from secfed.crypto.labels import PROTOCOL_VERSION, Label
-from secfed.errors import AuthenticationError, PeerError, RosterError, VersionMismatchError
+from secfed.errors import AuthenticationError, NetworkError, PeerError, RosterError, VersionMismatchError
 from secfed.identity import signed
 from secfed.identity.certificate import Certificate
 from secfed.identity.keyfile import MemberKeys
@@ -28,24 +30,27 @@ from secfed.rounds.exchange import Hello
 from secfed.wire import calls
 
 __all__ = [
+    "GREETING",
     "HELLOS_MAX",
     "MAX_SKEW_S",
     "PERMITTED",
     "Caller",
     "HelloGate",
     "HelloMaker",
+    "RestartedError",
     "RosterChangedError",
     "body_digest",
 ]
 
 HELLOS_MAX = 100_000
-"""Calls of one member within the clock's window: some 3 MiB, a hundred times what a busy round makes."""
+"""Calls of one member within the clock's window: some 8 MiB, a hundred times what a busy round makes."""
 
 MAX_SKEW_S = 600
-"""How far a caller's clock may be off, seconds. It bounds what a replay could reach after a restart, when
-the highest number of each caller is not known yet."""
+"""How far a caller's clock may be off, seconds; so for how long its numbers must be remembered."""
 
 _NS = 1_000_000_000
+_MINUTE_NS = 60 * _NS
+"""Numbers are remembered by the minute, so that old ones are let go of without looking at each."""
 
 _EVERYBODY = (Role.CLIENT, Role.ADMIN, Role.AUDITOR)
 
@@ -60,14 +65,21 @@ PERMITTED: dict[str, Collection[Role]] = {
 }
 """Who may make which call; a call that does not stand here is nobody's."""
 
-_ANY_ROSTER = frozenset({"GetRoster"})
-"""Calls that serve a caller with an older roster, so that it can get the current one."""
+GREETING = "GetRoster"
+"""The call by which a member learns the roster and the start that all other hellos must name. It changes
+nothing, so its own hello may name any, and even one that is replayed after a restart does no harm."""
 
 
 class RosterChangedError(RosterError):
     """The caller holds another version of the roster than the aggregator."""
 
     hint = "Fetch the current roster, verify it with the pinned roster key, and call again."
+
+
+class RestartedError(NetworkError):
+    """The hello is for another start of the aggregator: it was restarted since, or the caller never asked."""
+
+    hint = "Nothing to do: a client asks for the new start by itself and calls again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,7 @@ class HelloMaker:
         body: bytes,
         *,
         roster: Digest,
+        start: Digest = NO_DIGEST,
         ledger_head: Digest = NO_DIGEST,
         ledger_entries: int = 0,
     ) -> Signed:
@@ -122,6 +135,7 @@ class HelloMaker:
             method: The call's name, as `wire.service.METHODS` has it.
             body: The call's body; an upload's is its header.
             roster: Digest of the roster held here.
+            start: The aggregator's, as `GREETING` told it.
             ledger_head: Digest of the ledger's head for the job in hand.
             ledger_entries: Entries up to it.
         """
@@ -137,6 +151,7 @@ class HelloMaker:
             ledger_head=ledger_head,
             ledger_entries=ledger_entries,
             peer=self._peer,
+            start=start,
         )
         return signed.sign(
             self._keys.signing,
@@ -156,11 +171,15 @@ class HelloGate:
 
     Args:
         own: The aggregator's certificate, which the caller must have seen.
+        entropy: Draws what stands for this start of the aggregator.
+
+    Attributes:
+        start: 32 bytes, other ones at each start.
     """
 
-    def __init__(self, own: Certificate) -> None:
-        self._own = own.digest
-        self._seen: dict[ClientId, set[int]] = {}
+    def __init__(self, own: Certificate, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self._own, self.start = own.digest, Digest(entropy(len(NO_DIGEST)))
+        self._seen: dict[ClientId, dict[int, set[int]]] = {}
 
     def check(
         self, method: str, hello: Signed, body: bytes, peer_pem: bytes, roster: Roster, now: datetime
@@ -178,6 +197,7 @@ class HelloGate:
             RevokedError, NotPermittedError, CertificateExpiredError: A member who may not.
             VersionMismatchError: Another protocol version; both are named.
             RosterChangedError: The caller holds another roster.
+            RestartedError: The hello names another start than this one.
         """
         member = _owner(roster, peer_pem)
         roster.require(member.site, PERMITTED.get(method, ()), now)
@@ -201,8 +221,10 @@ class HelloGate:
                 f"the aggregator {PROTOCOL_VERSION} (secfed {__version__})"
             )
         self._check_binding(said, method, body, member, roster)
+        if said.start != self.start and method != GREETING:
+            raise RestartedError(f"the hello of {member.site} is for another start of the aggregator")
         self._check_sequence(said, now)
-        if said.roster != roster.digest and method not in _ANY_ROSTER:
+        if said.roster != roster.digest and method != GREETING:
             raise RosterChangedError(
                 f"the roster in force is version {roster.version}, {member.site} holds another"
             )
@@ -222,24 +244,25 @@ class HelloGate:
 
     def _check_sequence(self, said: Hello, now: datetime) -> None:
         """A number counts once, near this clock; the clock alone never lets anything in."""
-        off_s = abs(said.sequence - int(now.timestamp() * _NS)) // _NS
+        now_ns = int(now.timestamp() * _NS)
+        off_s = abs(said.sequence - now_ns) // _NS
         if off_s > MAX_SKEW_S:
             raise AuthenticationError(
                 f"the clock of {said.site} is {off_s} s off the aggregator's, {MAX_SKEW_S} s are allowed",
                 hint="Set both clocks, by NTP for example.",
             )
-        seen = self._seen.setdefault(said.site, set())
-        if said.sequence in seen:
+        by_minute, minute = self._seen.setdefault(said.site, {}), said.sequence // _MINUTE_NS
+        if said.sequence in by_minute.get(minute, ()):
             raise AuthenticationError(
                 f"a hello of {said.site} was seen before",
                 hint="A repeated call needs a new hello; if nobody repeated one, somebody replays them.",
             )
-        if len(seen) >= HELLOS_MAX:
-            oldest = int(now.timestamp() * _NS) - MAX_SKEW_S * _NS
-            seen.intersection_update({number for number in seen if number >= oldest})
-        if len(seen) >= HELLOS_MAX:
+        oldest = (now_ns - MAX_SKEW_S * _NS) // _MINUTE_NS
+        for gone in [each for each in by_minute if each < oldest]:
+            del by_minute[gone]
+        if sum(map(len, by_minute.values())) >= HELLOS_MAX:
             raise AuthenticationError(f"{said.site} makes too many calls: {HELLOS_MAX} in {MAX_SKEW_S} s")
-        seen.add(said.sequence)
+        by_minute.setdefault(minute, set()).add(said.sequence)
 
 
 def _owner(roster: Roster, peer_pem: bytes) -> Member:

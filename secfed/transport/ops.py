@@ -17,7 +17,7 @@ from typing import Any
 
 from secfed.errors import ConfigError, PortBusyError
 
-__all__ = ["OpsServer", "notify"]
+__all__ = ["OpsServer", "loopback", "notify"]
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT_TYPE = "text/plain; charset=utf-8"
@@ -27,6 +27,20 @@ _REQUESTS_MAX = 16
 
 _REQUEST_S = 5
 """How long one request may take, seconds."""
+
+
+def loopback(host: str) -> str:
+    """The address behind a loopback host.
+
+    Raises:
+        ConfigError: It is not loopback.
+    """
+    address = "127.0.0.1" if host == "localhost" else host
+    if not ipaddress.ip_address(address).is_loopback:
+        raise ConfigError(
+            f"{host} is not a loopback address: health and metrics are neither encrypted nor signed"
+        )
+    return address
 
 
 class OpsServer:
@@ -45,9 +59,7 @@ class OpsServer:
     def __init__(
         self, host: str, port: int, *, metrics: Callable[[], bytes], ready: Callable[[], str]
     ) -> None:
-        address = "127.0.0.1" if host == "localhost" else host
-        if not ipaddress.ip_address(address).is_loopback:
-            raise ConfigError(f"{host} is not a loopback address: metrics are neither encrypted nor signed")
+        address = loopback(host)
 
         class Handler(_Handler):
             pages = {  # noqa: RUF012 - fixed for this server

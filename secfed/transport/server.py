@@ -28,7 +28,7 @@ from secfed.store.journal import Head
 from secfed.transport import chunks, status
 from secfed.transport.auditlog import AuditLog
 from secfed.transport.desk import Desk
-from secfed.transport.hello import Caller, HelloGate
+from secfed.transport.hello import GREETING, Caller, HelloGate
 from secfed.wire import calls, service, sums
 from secfed.wire import status as wire_status
 
@@ -41,6 +41,11 @@ T = TypeVar("T")
 
 CALLS_EACH_MAX = 8
 """Calls of one member at a time: one that waits, one upload or download, and some that overlap."""
+
+UNPROVEN_MAX = 16
+"""Calls over one certificate at a time whose hello is still awaited: an upload's comes with its first frame.
+Of more the oldest gives way, so whoever has the TLS key alone takes neither the other members' share of
+calls nor the member's own."""
 
 REFUSAL_S = 2.0
 """How long the other side may take to hear why its call ends, seconds."""
@@ -76,6 +81,7 @@ class FederationService:
         self._roster, self._now, self._idle_s = roster, now, upload_idle_s
         self._uploaded, self._refused = uploaded, refused
         self._calls: dict[ClientId, dict[asyncio.Task[Any], Digest]] = {}
+        self._unproven: dict[bytes, list[asyncio.Task[Any]]] = {}
         self._uploads: dict[ClientId, asyncio.Lock] = {}
         self._downloads: dict[ClientId, asyncio.Lock] = {}
         self._uploading: dict[ClientId, set[asyncio.Task[Any]]] = {}
@@ -133,19 +139,22 @@ class FederationService:
         """Decide who calls, remember the call while it lasts, and turn what is raised into a status."""
         entered: list[Caller] = []
         broken = True
+        peer = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
 
         def admit(call: calls.Call) -> Caller:
-            caller = self._admit(method, call, context)
+            caller = self._gate.check(method, call.hello, call.body, peer, self._roster(), self._now())
+            self._proven(peer)
             tasks = self._calls.setdefault(caller.site, {})
             if len(tasks) >= CALLS_EACH_MAX:
                 raise NetworkError(f"{caller.site} has {CALLS_EACH_MAX} calls open, and no more are taken")
             tasks[_current()] = caller.member.certificate.digest
             entered.append(caller)
-            if caller.role is Role.CLIENT:
+            if _takes_part(caller):
                 self._desk.soon(lambda rounds: rounds.enter(caller.site))
             return caller
 
         try:
+            self._await_hello(peer)
             yield admit
             broken = False
             self._enter(entered, method, context, "ok")
@@ -161,13 +170,14 @@ class FederationService:
             await self._refuse(error, entered, method, context)
         finally:
             self._ended.pop(_current(), None)
+            self._proven(peer)
             for caller in entered:
                 self._leave(caller, broken)
 
     async def _refuse(self, error: Exception, entered: list[Caller], method: str, context: Context) -> None:
         refusal = status.refusal(error)
         self._refused(error)
-        self._enter(entered, method, context, f"{type(error).__name__}: {refusal.details}")
+        self._enter(entered, method, context, type(error).__name__, refusal.details)
         try:
             async with asyncio.timeout(REFUSAL_S):
                 await context.abort(refusal.code, refusal.details, refusal.metadata)
@@ -179,16 +189,29 @@ class FederationService:
         tasks.pop(_current(), None)
         if not tasks:
             self._calls.pop(caller.site, None)
-        if caller.role is Role.CLIENT:
+        if _takes_part(caller):
             self._desk.soon(lambda rounds: rounds.leave(caller.site, broken=broken))
 
-    def _enter(self, entered: list[Caller], method: str, context: Context, outcome: str) -> None:
+    def _enter(
+        self, entered: list[Caller], method: str, context: Context, outcome: str, text: str = ""
+    ) -> None:
         who = entered[0].site if entered else "-"
-        self._audit.add(who=who, what=method, outcome=outcome, where=_address(context.peer()))
+        self._audit.add(who=who, what=method, outcome=outcome, where=_address(context.peer()), text=text)
 
-    def _admit(self, method: str, call: calls.Call, context: Context) -> Caller:
-        peer = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
-        return self._gate.check(method, call.hello, call.body, peer, self._roster(), self._now())
+    def _await_hello(self, peer: bytes) -> None:
+        """A call begins over this certificate, and has shown no hello yet."""
+        waiting = self._unproven.setdefault(peer, [])
+        waiting.append(_current())
+        if len(waiting) > UNPROVEN_MAX:
+            self._end(waiting.pop(0), NetworkError("too many calls were begun without their hello"))
+
+    def _proven(self, peer: bytes) -> None:
+        """The call at hand has shown its hello, or is over."""
+        waiting = self._unproven.get(peer, [])
+        if _current() in waiting:
+            waiting.remove(_current())
+        if not waiting:
+            self._unproven.pop(peer, None)
 
     # -- rounds --------------------------------------------------------------------------------
 
@@ -284,8 +307,11 @@ class FederationService:
             return await self._desk.disk(archive.pack, folder)
         if await self._desk.call(lambda rounds: rounds.announced(wanted)):
             return await self._desk.disk(self._adapters.read_bytes, wanted)
+        plan = await self._desk.call(lambda rounds: rounds.job_plan(wanted))
+        if plan is not None:
+            return plan
         raise ConfigError(
-            f"no adapter or sum with the digest {wanted.hex()[:16]}… was published here",
+            f"no adapter, sum or plan with the digest {wanted.hex()[:16]}… was published here",
             hint="`secfed status` shows the results of all rounds.",
         )
 
@@ -299,10 +325,11 @@ class FederationService:
     # -- members and people --------------------------------------------------------------------
 
     async def _get_roster(self, caller: Caller, body: bytes) -> bytes:
-        del caller
         if body:
             raise PeerError("GetRoster has no body")
-        return calls.encode_roster(self._roster().text)
+        roster = self._roster()
+        held = caller.hello.roster == roster.digest
+        return calls.encode_in_force(calls.InForce(self._gate.start, b"" if held else roster.text))
 
     async def _start_job(self, caller: Caller, body: bytes) -> bytes:
         del caller  # whoever calls: what counts is the admin's signature under the plan
@@ -318,6 +345,11 @@ class FederationService:
         del caller
         job = wire_status.decode_status_request(body)
         return wire_status.encode_status(await self._desk.call(lambda rounds: rounds.status(job)))
+
+
+def _takes_part(caller: Caller) -> bool:
+    """Whether the call shows that a client is there to take part in rounds; a greeting may be a replay."""
+    return caller.role is Role.CLIENT and caller.hello.method != GREETING
 
 
 def _current() -> asyncio.Task[Any]:

@@ -3,7 +3,8 @@
 A refusal reaches the other side as the same class with the same message and hint, so that an
 operator reads "revoked", and not a code. What is about the aggregator's own disk or about a bug
 goes out as a fixed text: paths and internals stay in its log. Classes come only from the
-table; text from a peer is cut to one printable line.
+table, so a peer chooses no exit code that speaks of what a site alone decides, such as its budget;
+text from a peer is cut to one printable line.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import grpc
 
 from secfed import errors
 from secfed.errors import NetworkError, SecfedError, VersionMismatchError
-from secfed.transport.hello import RosterChangedError
+from secfed.transport.hello import RestartedError, RosterChangedError
 from secfed.wire.strict import clip
 
 __all__ = ["DETAIL_KEY", "Refusal", "refusal", "restore"]
@@ -33,28 +34,26 @@ _Code = grpc.StatusCode
 
 _CODES: dict[type[SecfedError], grpc.StatusCode] = {
     errors.ConfigError: _Code.INVALID_ARGUMENT,
-    errors.DataError: _Code.INVALID_ARGUMENT,
     errors.EncodingError: _Code.INVALID_ARGUMENT,
     errors.NetworkError: _Code.UNAVAILABLE,
     errors.RosterError: _Code.FAILED_PRECONDITION,
     RosterChangedError: _Code.FAILED_PRECONDITION,
+    RestartedError: _Code.FAILED_PRECONDITION,
     errors.AuthenticationError: _Code.UNAUTHENTICATED,
     errors.NotPermittedError: _Code.PERMISSION_DENIED,
     errors.RevokedError: _Code.PERMISSION_DENIED,
     errors.CertificateExpiredError: _Code.PERMISSION_DENIED,
     errors.PeerError: _Code.INVALID_ARGUMENT,
     errors.RoundAbortedError: _Code.ABORTED,
-    errors.UnexpectedMessageError: _Code.FAILED_PRECONDITION,
-    errors.ShareConflictError: _Code.FAILED_PRECONDITION,
-    errors.DifferenceRuleError: _Code.FAILED_PRECONDITION,
-    errors.StaleAttemptError: _Code.FAILED_PRECONDITION,
     errors.InfeasibleCohortError: _Code.FAILED_PRECONDITION,
-    errors.BudgetExceededError: _Code.FAILED_PRECONDITION,
-    errors.PolicyRefusedError: _Code.FAILED_PRECONDITION,
     errors.LedgerError: _Code.FAILED_PRECONDITION,
     errors.VersionMismatchError: _Code.FAILED_PRECONDITION,
 }
-"""Every class whose message may leave. A subclass that is not listed goes out as its nearest parent here."""
+"""Every class that an aggregator may raise at a caller. A subclass that is not listed goes out, and comes
+in, as its nearest parent here."""
+
+_REFUSALS = frozenset({_Code.INVALID_ARGUMENT, _Code.FAILED_PRECONDITION, _Code.ABORTED})
+"""Codes that gRPC itself never gives: somebody decided, so the same call would end the same way."""
 
 _BY_NAME = {kind.__name__: kind for kind in (*_CODES, SecfedError)}
 
@@ -117,6 +116,10 @@ def restore(
         return VersionMismatchError(f"the other side does not know this call: {text}")
     if code is _Code.UNAUTHENTICATED:
         return errors.AuthenticationError(f"the other side refused this identity: {text}")
+    if code is _Code.PERMISSION_DENIED:
+        return errors.NotPermittedError(f"the other side does not allow this call: {text}")
+    if code in _REFUSALS:
+        return errors.PeerError(f"the other side refused this call: {text}")
     if code is _Code.DEADLINE_EXCEEDED:
         return NetworkError("the other side did not answer in time")
     return NetworkError(f"the call failed: {code.name.lower()}: {text}")

@@ -17,10 +17,10 @@ from secfed.wire.pb import service_pb2 as pb
 from secfed.wire.pb import statements_pb2
 
 __all__ = [
-    "Call", "Chunk", "Piece", "UploadHeader", "decode_call", "decode_chunk", "decode_download",
-    "decode_hello", "decode_job_command", "decode_roster", "decode_start_job", "decode_upload_frame",
-    "decode_upload_header", "encode_call", "encode_chunk", "encode_download", "encode_hello",
-    "encode_job_command", "encode_roster", "encode_start_job", "encode_upload_frame",
+    "Call", "Chunk", "InForce", "Piece", "UploadHeader", "decode_call", "decode_chunk",
+    "decode_download", "decode_hello", "decode_in_force", "decode_job_command", "decode_start_job",
+    "decode_upload_frame", "decode_upload_header", "encode_call", "encode_chunk", "encode_download",
+    "encode_hello", "encode_in_force", "encode_job_command", "encode_start_job", "encode_upload_frame",
     "encode_upload_header",
 ]  # fmt: skip
 
@@ -86,6 +86,7 @@ def encode_hello(hello: Hello) -> bytes:
         ledger_head=hello.ledger_head,
         ledger_entries=hello.ledger_entries,
         peer=hello.peer,
+        start=hello.start,
     )
     return strict.serialise(message, limits.HELLO_BYTES_MAX)
 
@@ -107,6 +108,7 @@ def decode_hello(data: bytes) -> Hello:
         ledger_head=strict.digest(message.ledger_head, "a ledger head"),
         ledger_entries=message.ledger_entries,
         peer=strict.digest(message.peer, "a certificate's digest"),
+        start=strict.digest(message.start, "a start"),
     )
 
 
@@ -214,19 +216,35 @@ def decode_chunk(data: bytes) -> Chunk:
 # -- roster and jobs ---------------------------------------------------------------------------
 
 
-def encode_roster(text: bytes) -> bytes:
-    """Reply of GetRoster: the signed text.
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What GetRoster tells.
+
+    Attributes:
+        start: What the aggregator drew at its start.
+        roster: The roster's signed text, not yet verified; empty if the caller's hello named it.
+    """
+
+    start: Digest
+    roster: bytes = field(repr=False)
+
+
+def encode_in_force(value: InForce) -> bytes:
+    """Reply of GetRoster.
 
     Raises:
-        ValueError: It is over 4 MiB.
+        ValueError: The roster is over 4 MiB.
     """
-    return strict.serialise(pb.RosterReply(text=text), limits.REPLY_BYTES_MAX)
+    message = pb.RosterReply(start=value.start, text=value.roster)
+    return strict.serialise(message, limits.REPLY_BYTES_MAX)
 
 
-def decode_roster(data: bytes) -> bytes:
-    """The inverse of `encode_roster`; the text is not verified yet."""
+def decode_in_force(data: bytes) -> InForce:
+    """The inverse of `encode_in_force`."""
     message = strict.parse(pb.RosterReply, data, limits.REPLY_BYTES_MAX)
-    return strict.sized(message.text, limits.ROSTER_BYTES_MAX, "a roster")
+    if len(message.text) > limits.ROSTER_BYTES_MAX:
+        raise PeerError(f"a roster of {len(message.text)} bytes is over the limit")
+    return InForce(strict.digest(message.start, "a start"), message.text)
 
 
 def encode_start_job(job_plan: bytes) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 from google.protobuf.message import Message
 
 from secfed.errors import PeerError
-from secfed.ids import MemberIndex
+from secfed.ids import MemberIndex, RoundId
 from secfed.secagg.manifest import Manifest
 from secfed.secagg.messages import (
     Advert,
@@ -234,6 +234,9 @@ def _void_from(message: pb.Void) -> Void:
 
 def _outcome_to(value: Outcome) -> pb.Outcome:
     return pb.Outcome(
+        job=value.round_id.job,
+        round=value.round_id.round,
+        sum_index=value.round_id.sum_index,
         published=value.published,
         survivors=value.survivors,
         dropped=[_dropped_to(item) for item in value.dropped],
@@ -246,6 +249,7 @@ def _outcome_to(value: Outcome) -> pb.Outcome:
 def _outcome_from(message: pb.Outcome) -> Outcome:
     strict.increasing([item.site for item in message.dropped], 0, limits.COHORT_MAX, "dropped sites")
     return Outcome(
+        round_id=RoundId(strict.job(message.job), strict.count(message.round, "a round"), message.sum_index),
         published=message.published,
         survivors=strict.sites(message.survivors, 0, limits.COHORT_MAX, "survivors"),
         dropped=tuple(map(_dropped_from, message.dropped)),

@@ -92,7 +92,7 @@ COMMAND_BYTES_MAX = _KIB
 """Bodies that name a job, a digest or a verb."""
 
 HELLO_BYTES_MAX = _KIB
-"""A hello: eleven short fields."""
+"""A hello: twelve short fields."""
 
 CALL_BYTES_MAX = BODY_BYTES_MAX + 2 * _KIB
 """A body, a hello, its signature and their lengths."""
@@ -109,7 +109,7 @@ ROUND_PLAN_BYTES_MAX = 64 * _KIB
 ROSTER_BYTES_MAX = 4 * _MIB
 """A roster's signed text: some 2500 members with their certificates."""
 
-REPLY_BYTES_MAX = ROSTER_BYTES_MAX + 64
+REPLY_BYTES_MAX = ROSTER_BYTES_MAX + 128
 """The largest message that a client takes in; a status reply is held to it too."""
 
 # -- text --------------------------------------------------------------------------------------

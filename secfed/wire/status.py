@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from secfed.ids import JobId
+from collections.abc import Sequence
+
+from secfed.ids import ClientId, JobId
 from secfed.rounds.exchange import JobState, MemberState, RoundState, StatusReply
 from secfed.wire import limits, strict
 from secfed.wire.pb import service_pb2 as pb
@@ -119,7 +121,8 @@ def _round_to(value: RoundState) -> pb.RoundState:
         state=strict.clip(value.state),
         asked=value.asked,
         included=value.included,
-        dropped=[pb.Left(site=site, reason=strict.clip(reason)) for site, reason in value.dropped],
+        dropped=_left_to(value.dropped),
+        lost=_left_to(value.lost),
         epsilon_by_plan=value.epsilon_by_plan,
         seconds=value.seconds,
         result=strict.clip(value.result),
@@ -127,17 +130,24 @@ def _round_to(value: RoundState) -> pb.RoundState:
 
 
 def _round_from(message: pb.RoundState) -> RoundState:
-    strict.increasing([item.site for item in message.dropped], 0, limits.COHORT_MAX, "dropped sites")
     return RoundState(
         round=message.round,
         attempt=message.attempt,
         state=strict.text(message.state, "a round's state"),
         asked=message.asked,
         included=strict.sites(message.included, 0, limits.COHORT_MAX, "included sites"),
-        dropped=tuple(
-            (strict.site(item.site), strict.text(item.reason, "a reason")) for item in message.dropped
-        ),
+        dropped=_left_from(message.dropped, limits.SITES_MAX, "dropped sites"),
+        lost=_left_from(message.lost, limits.COHORT_MAX, "lost sites"),
         epsilon_by_plan=strict.decimal(message.epsilon_by_plan, "an epsilon"),
         seconds=message.seconds,
         result=strict.text(message.result, "a round's result"),
     )
+
+
+def _left_to(sites: tuple[tuple[ClientId, str], ...]) -> list[pb.Left]:
+    return [pb.Left(site=site, reason=strict.clip(reason)) for site, reason in sites]
+
+
+def _left_from(messages: Sequence[pb.Left], most: int, what: str) -> tuple[tuple[ClientId, str], ...]:
+    strict.increasing([item.site for item in messages], 0, most, what)
+    return tuple((strict.site(item.site), strict.text(item.reason, "a reason")) for item in messages)

@@ -51,6 +51,7 @@ def test_it_writes_keys_roster_and_configurations(tmp_path: Path, secfed: Comman
 
     config = load(folder / "aggregator.toml", AggregatorConfig)
     assert (config.listen, config.advertise) == ("0.0.0.0:8443", "center.example:8443")
+    assert (config.ops_listen, config.health_listen) == ("127.0.0.1:9443", "127.0.0.1:9444")
     assert config.key == folder / "aggregator.key"
     assert from_base64(config.roster_key, 32) == key.public
     admin = load(folder / "admin.toml", AdminConfig)
@@ -123,6 +124,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, secfed: Com
         (("--listen", "0.0.0.0"), "listen: expected host:port"),
         (("--listen", "a:99999"), "listen: a port is at most 65535"),
         (("--ops", "0.0.0.0:9443"), "ops_listen: must be a loopback address"),
+        (("--health", "0.0.0.0:9444"), "health_listen: must be a loopback address"),
         (("--min-cohort", "2"), "--min-cohort"),
         (("--days", "0"), "--days"),
         (("--passphrase-fd", "9", "--passphrase-file", "x"), "give only one of"),

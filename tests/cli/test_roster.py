@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from secfed.errors import StorageError
-from secfed.identity import enrolment, invite, roster
+from secfed.identity import enrolment, invite, keyfile, membership, roster
 from secfed.identity.fields import from_base64
 from secfed.identity.roster import Roster
 from secfed.ids import ClientId
@@ -193,6 +195,34 @@ def test_revoke_makes_the_next_version_and_notes_what_is_left(enrolled: Path, se
     assert (again.code, read(enrolled).version) == (20, 3)
     unknown = secfed("revoke", "hosp-x", "--dir", enrolled)
     assert (unknown.code, unknown.error) == (21, "hosp-x is not in roster version 3")
+
+
+def test_renew_moves_the_end_and_nothing_else(enrolled: Path, secfed: Command) -> None:
+    before = read(enrolled)
+    done = secfed("roster", "renew", "--dir", enrolled, "--days", 900)
+    assert (done.code, done.err) == (0, "")
+    found = read(enrolled)
+    assert (found.version, found.not_after - before.not_after > timedelta(days=169)) == (3, True)
+    assert found.members == before.members
+    assert (found.min_cohort, found.corrupt) == (before.min_cohort, before.corrupt)
+    assert done.fact("roster").startswith(f"{enrolled / 'roster.txt'}  version 3, until ")
+    assert done.out.count("the keys of ") == 5, "whose own dates end before the roster's now"
+    sooner = secfed("roster", "renew", "--dir", enrolled, "--days", 5)
+    assert (sooner.code, read(enrolled).version) == (20, 3)
+    assert "which is not before" in sooner.error
+
+
+def test_a_roster_that_had_ended_is_renewed_and_the_sites_need_its_file(
+    enrolled: Path, secfed: Command
+) -> None:
+    key, now = keyfile.load_roster_key(enrolled / "roster.key", None), datetime.now(UTC)
+    ended = replace(read(enrolled), not_after=now - timedelta(days=1))
+    short = membership.renew(ended, key, not_after=now - timedelta(seconds=5))
+    (enrolled / "roster.txt").write_bytes(short.text)
+    done = secfed("roster", "renew", "--dir", enrolled)
+    assert done.code == 0
+    assert "had ended: send" in done.out
+    read(enrolled).check_validity(now + timedelta(days=700))
 
 
 def test_a_revoked_key_never_comes_back(

@@ -238,6 +238,8 @@ def test_the_clock_refuses_before_and_after(
     later = membership.renew(later, roster_key, not_after=now + timedelta(days=800))
     assert later.version == 3
     later.require(long_lived.site, Role.CLIENT, now + timedelta(days=701))
+    with pytest.raises(RosterError, match="which is not before"):
+        membership.renew(later, roster_key, not_after=later.not_after)
 
 
 def test_a_pin_refuses_rollback_and_fork(

@@ -299,7 +299,9 @@ class Host:
 
     def outcome(self, *, published: bool = True) -> OutcomeNotice:
         """Open the sum, and say so."""
-        blank = Outcome(False, (), self.session.dropped, NO_DIGEST, NO_DIGEST, NO_DIGEST)
+        blank = Outcome(
+            self.manifest.round_id, False, (), self.session.dropped, NO_DIGEST, NO_DIGEST, NO_DIGEST
+        )
         outcome = blank
         if published:
             ring_sum = self.session.sum_up()
@@ -364,7 +366,7 @@ def make_federation(directory: Path, sites: int = 3, corrupt: int | None = None)
     machines = {}
     for index, (name, (key, _)) in enumerate(clients.items()):
         home = directory / name
-        home.mkdir()
+        home.mkdir(mode=0o700)
         machine = Machine(ClientId(name), key, home, roster, roster_key.public)
         machine.write(
             a=np.full((2, 2), (index + 1) / 8, np.float32), b=np.arange(3, dtype=np.float32) / (index + 1)

@@ -9,26 +9,41 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from safetensors.numpy import load_file
 
 from secfed.aggregation import folder
 from secfed.aggregation.initial import initial_adapter
 from secfed.crypto import signing
 from secfed.crypto.labels import Label
+from secfed.crypto.signing import SigningKey
 from secfed.errors import ConfigError, InfeasibleCohortError, LedgerError, NotPermittedError, StorageError
-from secfed.identity import membership, signed
+from secfed.identity import certificate, membership, signed
+from secfed.identity.enrolment import Enrolment
+from secfed.identity.roles import Role
+from secfed.identity.roster import Roster
 from secfed.identity.signed import Signed
 from secfed.ids import ClientId, Digest, JobId
 from secfed.privacy.events import NonPrivate
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import Upload
-from secfed.rounds.exchange import Ask, JobCommand, JobState, Present, Ready, Refused, RoundState, Wait
+from secfed.rounds.exchange import (
+    Ask,
+    Declined,
+    JobCommand,
+    JobState,
+    Present,
+    Ready,
+    Refused,
+    RoundState,
+    Wait,
+)
 from secfed.rounds.house import House, adapter_digest
 from secfed.rounds.jobs import Ending, JobBook
 from secfed.rounds.plan import Deadlines
@@ -50,6 +65,7 @@ from secfed.wire import sums
 from secfed.wire.codec import ProtoCodec
 
 NOW_NS = 1_772_366_400 * 10**9
+NOW = datetime.fromtimestamp(1_772_366_400, UTC)
 """2026-03-01 12:00:00 UTC, when the clients' fixture lives too."""
 
 
@@ -313,6 +329,7 @@ def test_a_client_lost_before_its_vector_is_listed_and_left_out(hall: Any, phase
 
 @pytest.mark.parametrize("request_", [ConfirmRequest, UnmaskRequest])
 def test_a_client_lost_after_its_vector_came_stays_in_the_sum(hall: Any, request_: type) -> None:
+    """Its later loss is told too, wherever anybody had to wait for it."""
     h = hall(5)
     h.start_job(deadlines=Deadlines(phase_s=5))
 
@@ -326,6 +343,34 @@ def test_a_client_lost_after_its_vector_came_stays_in_the_sum(hall: Any, request
     h.run(until="round_ended")
     (end,) = h.ends
     assert (end.state, end.included, end.dropped) == ("published", tuple(SITES), ())
+    missed = request_ is ConfirmRequest  # four answers open the sum, and nobody waits for a fifth
+    late = (("hosp-e", "confirm: no answer in phase confirm within 5 s"),) if missed else ()
+    assert end.lost == late
+    told = json.loads((h.folder() / "secfed_manifest.json").read_text())
+    assert told["lost_after_freeze"] == [{"site": site, "reason": reason} for site, reason in late]
+    assert bool(h.notes.of("lost_after_freeze")) is missed
+
+
+def test_a_site_lost_after_the_freeze_is_told_even_after_a_restart(hall: Any) -> None:
+    """What is durable of it is that it did not sign."""
+    h = hall(5)
+    h.start_job(deadlines=Deadlines(phase_s=5))
+
+    def lose(name: ClientId) -> bool:
+        if name == "hosp-e":
+            h.lose("hosp-e")
+        return name == "hosp-e"
+
+    def restart(_: ClientId) -> bool:
+        del h.before[UnmaskRequest]
+        h.restart()
+        return True
+
+    h.before |= {ConfirmRequest: lose, UnmaskRequest: restart}
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.state, end.included) == ("published", tuple(SITES))
+    assert [site for site, _ in end.lost] == ["hosp-e"]
 
 
 def test_with_three_sites_one_loss_voids_the_attempt_and_nothing_is_published(hall: Any) -> None:
@@ -488,6 +533,18 @@ def test_a_site_that_declines_is_not_waited_for(hall: Any) -> None:
     assert (end.included, end.dropped) == (tuple(SITES[:3]), (("hosp-d", "declined"),))
 
 
+def test_a_site_that_declines_may_leave_at_once(hall: Any) -> None:
+    """Its refusal is its last word on the round; who is ready, or has come, waits for more."""
+    h = hall(3)
+    h.start_job()
+    for site, said, last in (
+        ("hosp-a", Present(""), False),
+        ("hosp-b", Declined(JobId("sum-1"), 1), True),
+        ("hosp-c", Ready(JobId("sum-1"), 1, Digest(b"1" * 32)), False),
+    ):
+        assert h.rounds.hear(ClientId(site), said) is last
+
+
 def test_too_many_declining_sites_pause_the_job_at_once(hall: Any) -> None:
     """Nobody waits an hour for what cannot come; resumed, the sites are asked again."""
     h = hall(3)
@@ -501,6 +558,36 @@ def test_too_many_declining_sites_pause_the_job_at_once(hall: Any) -> None:
     h.rounds.control(JobCommand(JobId("sum-1"), "resume"), ClientId("office"))
     h.run()
     assert [end.state for end in h.ends] == ["published"]
+
+
+def crowd(h: Any, clients: int) -> Roster:
+    """The hall's roster with so many clients; the new ones are names and keys alone."""
+    tls = ec.generate_private_key(ec.SECP256R1())
+    until, found = NOW + timedelta(days=30), []
+    for number in range(len(h.house.clients()), clients):
+        site, key = ClientId(f"new-{number:03}"), SigningKey.generate()
+        issued = certificate.create(tls, site, Role.CLIENT, now=NOW, valid_until=until)
+        found.append(Enrolment(site, Role.CLIENT, key.public, issued, NOW, until))
+    return membership.enroll(h.roster, h.federation.roster_key, found, now=NOW)
+
+
+def test_more_sites_than_a_cohort_takes_are_refused_and_none_is_left_out_in_silence(hall: Any) -> None:
+    """Promise of every round's list: no subset that nobody chose. 128 are asked, 129 are not."""
+    h = hall(3)
+    three, h.roster = h.roster, crowd(h, 129)
+    with pytest.raises(InfeasibleCohortError, match="at most 128 sites"):
+        h.start_job()
+    h.roster = three
+    h.start_job(rounds=2)
+    h.run(until="round_ended")
+    h.roster = crowd(h, 128)
+    h.rounds.roster_changed()
+    assert h.rounds.status().jobs[0].state == "running"
+    h.roster = crowd(h, 129)
+    h.rounds.roster_changed()
+    (job,) = h.rounds.status().jobs
+    assert job.state == "paused"
+    assert "a cohort of 129 members needs the ring graph" in job.waiting_for
 
 
 def test_a_site_for_another_job_only_is_listed_so(hall: Any) -> None:
@@ -848,8 +935,8 @@ def test_ten_thousand_rounds_are_read_within_five_seconds(hall: Any) -> None:
     zero = Digest(bytes(32))
     pattern = Ending(
         round=1, attempt=1, h=zero, statement=Signed(bytes(300), bytes(64)), published=True, included=sites,
-        dropped=(), sum=zero, transcript=zero, result=zero, weight_sum=3, saturated=0, asked=3, seconds=41,
-        reason="",
+        dropped=(), lost=(), sum=zero, transcript=zero, result=zero, weight_sum=3, saturated=0, asked=3,
+        seconds=41, reason="",
     )  # fmt: skip
     h.decisions._database.execute("PRAGMA synchronous = OFF")  # only the reading is timed
     for number in range(1, 10_001):

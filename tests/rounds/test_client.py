@@ -232,8 +232,8 @@ def test_an_aborted_round_ends_not_included_and_closes(federation):
     assert kinds(machines[0]) == ["open", "reserve", "sent", "reserve"]
 
 
-def test_a_site_that_was_left_out_lets_go_of_the_round(build_federation):
-    """Ready, but not in the cohort: no signature, and nothing durable, since nothing names the round."""
+def test_a_site_that_was_left_out_closes_the_round(build_federation):
+    """Ready, but not in the cohort: nothing is signed, and the round is over here for good."""
     federation = build_federation(4)
     plan = federation.plan()
     *cohort, spare = ready(federation, plan)
@@ -242,11 +242,26 @@ def test_a_site_that_was_left_out_lets_go_of_the_round(build_federation):
     notice = host.outcome()
     assert spare.rounds.hear(Ask(host.session.h, notice)) == Present("")
     assert (spare.rounds.ended.included, spare.rounds.ended.reason) == (False, "not in the round's cohort")
-    assert isinstance(spare.rounds.hear(federation.offer(plan)), Ready)  # had it been another round's
+    assert spare.site.contributions.rounds() == []
+    assert isinstance(spare.rounds.hear(federation.offer(plan)), Declined)
     assert isinstance(spare.rounds.hear(federation.offer(plan, 2)), Ready)
-    assert spare.site.contributions.rounds() == [RoundId(JobId("sum-1"), 2)]
     forged = replace(notice, statement=replace(notice.statement, signature=bytes(64)))
     assert isinstance(cohort[0].rounds.hear(Ask(host.session.h, forged)), Refused)
+
+
+def test_the_end_of_one_round_ends_no_other_for_a_site_that_was_left_out(build_federation):
+    """It cannot tell the round by h; the statement names it."""
+    federation = build_federation(4)
+    plan = federation.plan()
+    *cohort, spare = ready(federation, plan)
+    host = federation.begin(plan, 1, cohort)
+    host.run(cohort)
+    notice = host.outcome()
+    ready(federation, plan, 2, [spare])
+    assert isinstance(spare.rounds.hear(Ask(host.session.h, notice)), Refused)
+    assert spare.rounds.ended is None
+    assert spare.rounds.standing.round == 2
+    assert spare.site.contributions.rounds() == [RoundId(JobId("sum-1"), 2)]
 
 
 @pytest.mark.parametrize("restarted", [True, False])

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from secfed.errors import LedgerError, NetworkError, PeerError, RevokedError
+from secfed.errors import LedgerError, NetworkError, PeerError, PolicyRefusedError, RevokedError
 from secfed.identity import membership
 from secfed.identity.roles import Role
 from secfed.rounds.conversation import PAUSE_MOST_S, Awaited, DeclinedRound, Setback, take_part
@@ -56,6 +56,25 @@ def test_a_declined_round_is_a_fact_with_its_reason(federation, machine):
     assert "No such file" in str(declined.reason)
     assert isinstance(waited, Awaited)
     assert isinstance(link.heard[1], Declined)
+
+
+@pytest.mark.parametrize("answer", [Wait("", 0), NetworkError("gone")], ids=["told", "away"])
+def test_a_decision_against_a_round_is_a_fact_once_it_was_said(federation, machine, answer):
+    """Whoever ends on it leaves nobody waiting, and ends on it even where it could not be said."""
+    job = machine.policy.job.model_copy(update={"allow_non_private": False})
+    machine.policy = machine.policy.model_copy(update={"job": job})
+    link = Script(federation.offer(federation.plan()), answer)
+    told = take_part(machine.start(), link, lambda _: None)
+    assert isinstance(next(told).reason, PolicyRefusedError)
+    assert [type(said) for said in link.heard] == [Present, Declined]
+
+
+def test_what_can_be_mended_is_reported_before_anything_is_said(federation, machine):
+    """Whoever ends on it, mends it and comes back is offered the round again."""
+    link = Script(federation.offer(federation.plan()))
+    machine.update.unlink()
+    assert isinstance(facts(machine, link, 1)[0], DeclinedRound)
+    assert [type(said) for said in link.heard] == [Present]
 
 
 def test_a_peer_that_errs_every_time_is_met_with_longer_pauses(machine):

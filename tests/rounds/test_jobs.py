@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ def end(book: JobBook, job: Job, *, published: bool) -> Ending:
     ending = Ending(
         round=number, attempt=2, h=Digest(bytes([number]) * 32), statement=Signed(b"said", bytes(64)),
         published=published, included=(ClientId("a"), ClientId("b")) if published else (),
-        dropped=((ClientId("c"), "mask: upload timeout 30 s"),), sum=Digest(bytes([1]) * 32),
-        transcript=Digest(bytes([2]) * 32), result=Digest(bytes([3]) * 32), weight_sum=7, saturated=1,
+        dropped=((ClientId("c"), "mask: upload timeout 30 s"),), lost=((ClientId("b"), "confirm: revoked"),),
+        sum=Digest(bytes([1]) * 32), transcript=Digest(bytes([2]) * 32), result=Digest(bytes([3]) * 32),
+        weight_sum=7, saturated=1,
         asked=3, seconds=41, reason="" if published else "too few",
     )  # fmt: skip
     book.close_round(job, ending)
@@ -168,13 +170,15 @@ def test_a_data_sets_ledger_is_one_for_all_private_jobs(federation: Any, store: 
 def test_the_round_line_reads_as_documented() -> None:
     state = RoundState(
         12, 1, "published", 8, tuple(map(ClientId, "abdefgh")),
-        ((ClientId("hosp-c"), "upload timeout 180 s"),), "1.840", 41, "00",
+        ((ClientId("hosp-c"), "upload timeout 180 s"),), (), "1.840", 41, "00",
     )  # fmt: skip
     assert round_line(state, 50, "0.000001") == (
         "round 12/50  asked 8  in 7  dropped 1 (hosp-c: upload timeout 180 s)  "
         "eps by plan 1.840 (delta 1e-6)  41 s"
     )
-    aborted = RoundState(1, 2, "aborted: two are gone", 3, (), (), "", 5, "")
+    late = replace(state, dropped=(), lost=((ClientId("h"), "confirm: revoked"),))
+    assert "in 7  lost after the freeze 1 (h: confirm: revoked)  eps" in round_line(late, 50, "0.000001")
+    aborted = RoundState(1, 2, "aborted: two are gone", 3, (), (), (), "", 5, "")
     assert round_line(aborted, 1, None) == "round 1/1  asked 3  in 0  aborted: two are gone  not private  5 s"
 
 

@@ -17,7 +17,7 @@ H, OTHER = Digest(b"h" * 32), Digest(b"o" * 32)
 
 
 def test_a_client_finds_its_decisions_after_a_restart(disk: Path) -> None:
-    left = Left(3, (ClientId("a"), ClientId("b")), 1, 2, (ClientId("b"),))
+    left = Left(3, (ClientId("a"), ClientId("b")), 1, 2, {ClientId("b"): bytes(range(32))})
     with DecisionStore(disk / "state.db") as store:
         record = ClientRecord(store)
         record.open_attempt(ROUND, 3, H)

@@ -26,6 +26,9 @@ from secfed.errors import SecfedError
 
 MODULES = tuple(f"secfed.secagg.{name}" for name in ("attempt", "states", "client", "manifest"))
 
+LARGE = pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(0)])
+"""The honest attempt behind these is played once, in the first of them: a minute on a quiet core."""
+
 
 @cache
 def stage_of(clients: int) -> Stage:
@@ -33,7 +36,7 @@ def stage_of(clients: int) -> Stage:
     return Stage(clients)
 
 
-@pytest.mark.parametrize("clients", [5, 17, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("clients", [5, 17, LARGE])
 @pytest.mark.parametrize("refusal", REGISTER.values(), ids=REGISTER)
 def test_the_attack_is_refused_by_its_rule(refusal: Refusal, clients: int) -> None:
     """The error is the rule's own, in class and text; another one would prove nothing about the rule."""

@@ -155,7 +155,15 @@ def _an_outcome_over_another_set(crashes: Crashes) -> bool:
     stage.play()
     crashes.client(0)
     closed = stage.session.sum_up()
-    lie = Outcome(True, stage.cast.sites[:-1], (), closed.digest, digest_of("another"), digest_of("result"))
+    lie = Outcome(
+        stage.terms.round_id,
+        True,
+        stage.cast.sites[:-1],
+        (),
+        closed.digest,
+        digest_of("another"),
+        digest_of("result"),
+    )
     try:
         stage.tell(0, stage.outcome(lie))
     except SecfedError:
@@ -167,7 +175,7 @@ def _an_outcome_over_another_set(crashes: Crashes) -> bool:
 def _an_aborted_round_tried_again(crashes: Crashes) -> bool:
     stage = crashes.stage
     stage.play(Phase.CONFIRM)
-    aborted = stage.outcome(Outcome(False, (), (), NO_DIGEST, NO_DIGEST, NO_DIGEST))
+    aborted = stage.outcome(Outcome(stage.terms.round_id, False, (), (), NO_DIGEST, NO_DIGEST, NO_DIGEST))
     for member in stage.members:
         stage.tell(member, aborted)
     crashes.all_clients()
@@ -181,7 +189,12 @@ def _a_forked_history(crashes: Crashes) -> bool:
     closed = stage.session.sum_up()
     result = digest_of("result")
     stage.tell(
-        0, stage.outcome(Outcome(True, stage.cast.sites, (), closed.digest, closed.transcript, result))
+        0,
+        stage.outcome(
+            Outcome(
+                stage.terms.round_id, True, stage.cast.sites, (), closed.digest, closed.transcript, result
+            )
+        ),
     )
     crashes.client(0)
     stage.offer(MemberIndex(0), round=2)
@@ -274,7 +287,15 @@ def test_every_kind_of_write_has_a_case() -> None:
     stage = Stage(3).play()
     closed = stage.session.sum_up()
     notice = stage.outcome(
-        Outcome(True, stage.cast.sites, (), closed.digest, closed.transcript, digest_of("result"))
+        Outcome(
+            stage.terms.round_id,
+            True,
+            stage.cast.sites,
+            (),
+            closed.digest,
+            closed.transcript,
+            digest_of("result"),
+        )
     )
     for member in stage.members:
         stage.tell(member, notice)

@@ -20,7 +20,8 @@ from simfed.simulation import CALM, Simulation, Weather
 
 from secfed.privacy.ledger import Ledger
 from secfed.rounds.round import OpenRound
-from secfed.secagg.aggregator import AggregatorSession, RingSum
+from secfed.secagg.aggregator import AggregatorSession
+from secfed.secagg.opening import RingSum
 
 SEEDS = 150
 """Seeds of the ordinary run: about 40 s on one core."""
@@ -63,7 +64,9 @@ def test_replay_of_one_seed(disk: Path, request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_more_seeds_for_some_minutes(disk: Path, request: pytest.FixtureRequest) -> None:
+def test_more_seeds_for_some_minutes(
+    disk: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Goes on where the last run ended, and says how far it came."""
     cache = request.config.cache
     assert cache is not None
@@ -73,7 +76,8 @@ def test_more_seeds_for_some_minutes(disk: Path, request: pytest.FixtureRequest)
         _run(seed, disk)
         cache.set(_LAST, seed)
         seed += 1
-    print(f"seeds {first} to {seed - 1}: no invariant broken")
+    with capsys.disabled():
+        print(f"\nseeds {first} to {seed - 1}: no invariant broken")
 
 
 def test_a_quiet_federation_publishes_every_round_with_everybody_in_it(disk: Path) -> None:

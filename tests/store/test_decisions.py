@@ -67,6 +67,16 @@ def test_the_file_is_private_and_durably_set_up(path: Path) -> None:
         assert store._database.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_directory_in_which_others_may_exchange_the_file_is_refused(path: Path, mode: int) -> None:
+    path.parent.chmod(mode)
+    with pytest.raises(StorageError, match="can be used by others"):
+        DecisionStore(path)
+    assert not path.exists()
+    path.parent.chmod(0o755)
+    DecisionStore(path).close()
+
+
 def test_a_second_store_on_the_file_is_turned_away(path: Path) -> None:
     with DecisionStore(path), pytest.raises(LockedError):
         DecisionStore(path)

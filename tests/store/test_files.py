@@ -111,3 +111,16 @@ def test_a_planted_draft_is_neither_followed_nor_taken_over(tmp_path: Path) -> N
     draft.chmod(0o666)
     files.replace(path, b"secret")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o701])
+def test_a_private_directory_that_others_may_use_is_refused_and_left_alone(tmp_path: Path, mode: int) -> None:
+    made = tmp_path / "new" / "state"
+    files.private_directory(made)
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    files.private_directory(made)
+    made.chmod(mode)
+    with pytest.raises(StorageError, match=f"mode {mode:04o}") as refused:
+        files.private_directory(made)
+    assert refused.value.hint == f"chmod 700 {made}"
+    assert stat.S_IMODE(made.stat().st_mode) == mode

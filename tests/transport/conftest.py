@@ -23,14 +23,14 @@ from secfed.identity.fields import to_base64
 from secfed.identity.keyfile import MemberKeys
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
-from secfed.ids import ClientId, JobId
+from secfed.ids import ClientId, Digest, JobId
 from secfed.rounds.plan import JobPlan
 from secfed.rounds.proposal import sign_job_plan
 from secfed.rounds.rosters import RosterKeeper
 from secfed.transport import tls
 from secfed.transport.client import Connection, Sequence
 from secfed.transport.daemon import Daemon, Listening
-from secfed.transport.hello import HelloMaker
+from secfed.transport.hello import GREETING, HelloMaker
 from secfed.wire import calls, service
 
 SITES = ("hosp-a", "hosp-b", "hosp-c")
@@ -58,6 +58,7 @@ class Town:
         self.poll_s = 5.0
         self.daemon: Daemon | None = None
         self.error: BaseException | None = None
+        self._begun: Digest | None = None
         self.numbers = iter(range(time.time_ns(), 2**63))
 
     def make_keys(self, name: str, role: Role) -> MemberKeys:
@@ -84,6 +85,7 @@ class Town:
             "output_dir": self.root / "out",
             "listen": "127.0.0.1:0",
             "ops_listen": "127.0.0.1:0",
+            "health_listen": "127.0.0.1:0",
         }
         return AggregatorConfig(**(fields | changes))
 
@@ -102,7 +104,7 @@ class Town:
             finally:
                 ready.set()
 
-        self.error = None
+        self.error, self._begun = None, None
         self.thread = threading.Thread(target=run)
         self.thread.start()
         assert ready.wait(20)
@@ -162,9 +164,20 @@ class Town:
     def raw(self, name: str, method: str, body: bytes, **changes: Any) -> bytes:
         """One call with a hello that says whatever a test wants."""
         with self.channel(name) as channel:
-            roster = changes.pop("roster", self.roster.digest)
-            hello = self.maker(name, **changes).make(method, body, roster=roster)
+            named = {"roster": self.roster.digest, "start": self.begun}
+            named |= {key: changes.pop(key) for key in named.keys() & changes.keys()}
+            hello = self.maker(name, **changes).make(method, body, **named)
             return self.send(channel, method, calls.Call(hello, body))
+
+    @property
+    def begun(self) -> Digest:
+        """The start that all hellos of this run of the daemon must name; the reviewer asks for it, once."""
+        if self._begun is None:
+            with self.channel("reviewer") as channel:
+                hello = self.maker("reviewer").make(GREETING, b"", roster=self.roster.digest)
+                reply = self.send(channel, GREETING, calls.Call(hello, b""))
+            self._begun = calls.decode_in_force(reply).start
+        return self._begun
 
     def send(self, channel: grpc.Channel, method: str, call: calls.Call) -> bytes:
         reply: bytes = channel.unary_unary(service.path(method))(calls.encode_call(call), timeout=10)

@@ -288,7 +288,7 @@ class Quiet:
 
 def client(town, name: str, home: Path, update: Path, address: str) -> tuple[ClientRounds, Connection, list]:
     """One site, wired by hand over real stores and a real connection."""
-    home.mkdir()
+    home.mkdir(mode=0o700)
     (home / "roster.txt").write_bytes(town.roster.text)
     keys = town.keys[name]
     decisions = DecisionStore(home / "decisions.sqlite")

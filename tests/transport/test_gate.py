@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
@@ -20,12 +23,14 @@ from secfed.errors import (
     VersionMismatchError,
 )
 from secfed.identity import keyfile, membership
+from secfed.identity import roster as rosters
 from secfed.identity.roles import Role
-from secfed.ids import ClientId, FederationId, JobId
+from secfed.ids import NO_DIGEST, ClientId, FederationId, JobId
 from secfed.rounds.exchange import JobCommand, Present, Wait
 from secfed.transport import hello as hello_module
-from secfed.transport import status
-from secfed.transport.hello import PERMITTED, RosterChangedError
+from secfed.transport import status, tls
+from secfed.transport.hello import PERMITTED, HelloGate, RestartedError, RosterChangedError
+from secfed.transport.server import UNPROVEN_MAX
 from secfed.wire import calls, service, sums
 
 PRESENT = sums.encode_said(Present(""))
@@ -50,7 +55,10 @@ def test_members_read_status_and_roster(town: Any) -> None:
     for name in ("hosp-a", "office", "reviewer"):
         with town.connect(name) as member:
             assert member.status().roster_version == 1
-            assert member.roster() == town.roster.text
+        reply = calls.decode_in_force(town.raw(name, "GetRoster", b"", roster=b"0" * 32))
+        assert reply == calls.InForce(town.begun, town.roster.text)
+        held = calls.decode_in_force(town.raw(name, "GetRoster", b""))
+        assert held == calls.InForce(town.begun, b""), "nobody fetches what they hold"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,7 @@ def test_a_hello_made_for_something_else_is_refused(town: Any, name: str) -> Non
     }.get(name, lambda: town.maker("hosp-a"))()
     method = "GetRoster" if name == "method" else "Exchange"
     signed_body = b"other" if name == "body" else PRESENT
-    hello = maker.make(method, signed_body, roster=town.roster.digest)
+    hello = maker.make(method, signed_body, roster=town.roster.digest, start=town.begun)
     with town.channel("hosp-a") as channel:
         error = refusal_of(lambda: town.send(channel, "Exchange", calls.Call(hello, PRESENT)))
     assert type(error) is AuthenticationError
@@ -120,6 +128,43 @@ def test_a_hello_serves_once(town: Any) -> None:
         error = refusal_of(lambda: town.send(channel, "GetRoster", calls.Call(hello, b"")))
     assert type(error) is AuthenticationError
     assert "seen before" in str(error)
+
+
+def test_a_hello_of_before_a_restart_is_worth_nothing_after(town: Any) -> None:
+    """Somebody with the member's own TLS key kept it, and the new process never saw its number."""
+    hello = town.maker("hosp-a").make("GetStatus", b"", roster=town.roster.digest, start=town.begun)
+    town.stop()
+    town.start()
+    with town.channel("hosp-a") as channel:
+        error = refusal_of(lambda: town.send(channel, "GetStatus", calls.Call(hello, b"")))
+    assert type(error) is RestartedError
+
+
+def test_a_member_greets_a_restarted_aggregator_by_itself(town: Any) -> None:
+    with town.connect("hosp-a") as member:
+        assert member.status().roster_version == 1
+        port = town.at.port
+        town.stop()
+        town.start(listen=f"127.0.0.1:{port}")
+        assert member.status().roster_version == 1
+    town.stop()
+    refusals = [entry for entry in town.audit() if entry["outcome"].startswith("RestartedError")]
+    assert sum(entry["count"] for entry in refusals) == 1
+
+
+def test_a_hello_that_names_no_start_is_for_a_greeting_alone(town: Any) -> None:
+    for method in service.METHODS:
+        if method not in ("GetRoster", "Upload", "Download"):
+            name = "office" if "Job" in method else "hosp-a"
+            error = refusal_of(lambda m=method, n=name: town.raw(n, m, PRESENT, start=NO_DIGEST))
+            assert type(error) is RestartedError
+    assert calls.decode_in_force(town.raw("hosp-a", "GetRoster", b"", start=NO_DIGEST)).start == town.begun
+
+
+def test_a_greeting_shows_no_client(town: Any) -> None:
+    """It may be a replay, so it makes nobody look connected."""
+    town.raw("hosp-a", "GetRoster", b"")
+    assert town.status().connected == ()
 
 
 @pytest.mark.parametrize("minutes", [-11, 11])
@@ -159,6 +204,62 @@ def test_a_message_over_the_limit_is_refused(town: Any) -> None:
     assert isinstance(error, NetworkError)
 
 
+def test_calls_without_their_hello_give_way_to_newer_ones(town: Any, until: Callable[..., None]) -> None:
+    """A stolen TLS key opens streams and says nothing: the member itself is served all the same."""
+    release = threading.Event()
+
+    def silence() -> Iterator[bytes]:
+        release.wait(30)
+        yield b""
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(release.set)
+        channels = [stack.enter_context(own_connection(town, "hosp-a")) for _ in range(3)]
+        ends = [
+            channel.stream_unary(service.path("Upload")).future(silence(), timeout=25)
+            for channel in channels
+            for _ in range(8)
+        ]
+        until(lambda: sum(end.done() for end in ends) == 24 - UNPROVEN_MAX)
+        with town.connect("hosp-a") as member:
+            assert member.status().roster_version == 1
+        failures = [refused(end.exception()) for end in ends if end.done()]
+    assert {str(failure) for failure in failures} == {"too many calls were begun without their hello"}
+
+
+def own_connection(town: Any, name: str) -> grpc.Channel:
+    """A channel that shares its connection with no other of this process."""
+    return grpc.secure_channel(
+        town.address,
+        tls.channel_credentials(town.keys[name], town.keys["center"].certificate.pem),
+        [*tls.channel_options(), ("grpc.use_local_subchannel_pool", 1)],
+    )
+
+
+def test_a_member_makes_so_many_calls_and_no_more_in_the_clocks_window(
+    quiet_town: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And afterwards it may again; numbers of long ago are forgotten, those of now are not."""
+    monkeypatch.setattr(hello_module, "HELLOS_MAX", 50)
+    keys, roster = quiet_town.keys["hosp-a"], quiet_town.roster
+    gate = HelloGate(quiet_town.keys["center"].certificate)
+    pem = keys.certificate.pem.encode()
+    now = quiet_town.now + timedelta(minutes=5)
+
+    def call(at: datetime, number: int) -> None:
+        maker = quiet_town.maker("hosp-a", sequence=lambda: int(at.timestamp()) * 10**9 + number)
+        gate.check("GetRoster", maker.make("GetRoster", b"", roster=roster.digest), b"", pem, roster, at)
+
+    for number in range(50):
+        call(now, number)
+    with pytest.raises(AuthenticationError, match="too many calls: 50 in 600 s"):
+        call(now, 50)
+    later = now + timedelta(seconds=700)
+    call(later, 0)
+    with pytest.raises(AuthenticationError, match="seen before"):
+        call(later, 0)
+
+
 # -- while it runs -----------------------------------------------------------------------------
 
 
@@ -168,14 +269,14 @@ def test_a_revoked_member_is_cut_off_within_five_seconds(town: Any, until: Calla
     with town.channel("hosp-a") as channel:
 
         def poll() -> None:
-            hello = town.maker("hosp-a").make("Exchange", PRESENT, roster=town.roster.digest)
+            hello = town.maker("hosp-a").make(
+                "Exchange", PRESENT, roster=town.roster.digest, start=town.begun
+            )
             stub = channel.unary_unary(service.path("Exchange"))
             try:
                 stub(calls.encode_call(calls.Call(hello, PRESENT)), timeout=20)
             except grpc.RpcError as failure:
                 ends.append((time.monotonic(), refused(failure)))
-
-        import threading
 
         thread = threading.Thread(target=poll)
         thread.start()
@@ -201,7 +302,7 @@ def test_a_call_over_a_certificate_that_was_replaced_is_cut_off(
     """The site is as active as before; what counts is the key."""
     (town.root / "new").mkdir()
     with town.channel("hosp-b") as channel:
-        hello = town.maker("hosp-b").make("Exchange", PRESENT, roster=town.roster.digest)
+        hello = town.maker("hosp-b").make("Exchange", PRESENT, roster=town.roster.digest, start=town.begun)
         stub = channel.unary_unary(service.path("Exchange"))
         call = stub.future(calls.encode_call(calls.Call(hello, PRESENT)), timeout=20)
         until(lambda: town.status().connected == ("hosp-b",))
@@ -232,10 +333,21 @@ def test_a_new_member_connects_without_a_restart(town: Any, until: Callable[...,
         assert new.status().roster_version == 2
 
 
+def test_a_renewed_roster_is_taken_up_while_running(town: Any, until: Callable[..., None]) -> None:
+    with town.connect("hosp-b") as known:
+        assert known.status().roster_version == 1
+        later = town.roster.not_after + timedelta(days=30)
+        town.publish(membership.renew(town.roster, town.owner, not_after=later))
+        until(lambda: "version 2 is in force" in town.out.getvalue())
+        assert known.status().roster_version == 2
+    assert rosters.verify((town.root / "hosp-b.roster").read_bytes(), town.owner.public).not_after == later
+
+
 def test_an_older_roster_is_told_so_except_when_it_asks_for_the_new_one(town: Any) -> None:
     old = b"1" * 32
     assert type(refusal_of(lambda: town.raw("hosp-a", "GetStatus", b"", roster=old))) is RosterChangedError
-    assert calls.decode_roster(town.raw("hosp-a", "GetRoster", b"", roster=old)) == town.roster.text
+    told = calls.decode_in_force(town.raw("hosp-a", "GetRoster", b"", roster=old))
+    assert told.roster == town.roster.text
 
 
 def test_a_roster_that_goes_back_changes_nothing(town: Any, until: Callable[..., None]) -> None:
@@ -286,8 +398,6 @@ def test_a_waiting_client_is_told_what_is_awaited_and_until_when(quiet_town: Any
 
 
 def test_a_client_that_waits_is_let_go_when_the_daemon_stops(town: Any) -> None:
-    import threading
-
     told: list[Any] = []
     with town.connect("hosp-a") as client:
         thread = threading.Thread(target=lambda: told.append(client.exchange(Present(""))))

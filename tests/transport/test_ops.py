@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from secfed.errors import ConfigError
+from secfed.transport.health import HealthServer
 from secfed.transport.ops import OpsServer, notify
 
 
@@ -17,6 +19,12 @@ from secfed.transport.ops import OpsServer, notify
 def test_an_address_off_loopback_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match="not a loopback address"):
         OpsServer(host, 0, metrics=bytes, ready=str)
+    with pytest.raises(ConfigError, match="not a loopback address"):
+        asyncio.run(_health(host))
+
+
+async def _health(host: str) -> HealthServer:
+    return HealthServer(host, 0)
 
 
 def test_connections_that_ask_for_nothing_take_a_bounded_number_of_threads() -> None:

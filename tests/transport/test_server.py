@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.numpy import load, load_file, save_file
 
 from secfed.cli import build_aggregator
@@ -37,6 +38,7 @@ from secfed.errors import (
     PortBusyError,
     RosterError,
     SecfedError,
+    StorageError,
 )
 from secfed.ids import ClientId, Digest, JobId
 from secfed.privacy.ledger import Ledger
@@ -75,7 +77,7 @@ class Member:
     def __init__(self, town: Any, name: str, vector: Any) -> None:
         self.town, self.name = town, name
         self.home = town.root / f"site-{name}"
-        self.home.mkdir(exist_ok=True)
+        self.home.mkdir(mode=0o700, exist_ok=True)
         save_file({"a": vector}, self.home / "update.safetensors")
         self.decisions = DecisionStore(self.home / "decisions.sqlite")
         roster = self.home / "roster.txt"
@@ -197,7 +199,7 @@ def test_a_round_over_sockets_gives_the_exact_sum_to_every_member(town: Any, mem
         data = member.download(result)
         with pytest.raises(SecfedError, match="this needs"):
             reviewer.download(result)
-        with pytest.raises(ConfigError, match="no adapter or sum"):
+        with pytest.raises(ConfigError, match="no adapter, sum or plan"):
             member.download(Digest(bytes(32)))
     assert adapter_digest(data) == result
     total = load(data)["weighted_sum.a"]
@@ -219,7 +221,7 @@ def test_a_site_that_stalls_in_its_upload_is_dropped_and_named(
     def stall(upload: Upload) -> bool:
         def frames() -> Iterator[bytes]:
             body = calls.encode_upload_header(calls.UploadHeader(upload.attempt, upload.statement))
-            hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest)
+            hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest, start=town.begun)
             yield calls.encode_upload_frame(calls.Call(hello, body))
             stalled.wait(20)
 
@@ -254,7 +256,7 @@ def test_pieces_of_another_size_end_the_upload_and_leave_nothing(
 
     def misbehave(upload: Upload) -> bool:
         body = calls.encode_upload_header(calls.UploadHeader(upload.attempt, upload.statement))
-        hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest)
+        hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest, start=town.begun)
         frames = [calls.Call(hello, body), *(calls.Piece(0, piece) for piece in pieces)]
         with town.channel("hosp-c") as channel, pytest.raises(grpc.RpcError) as caught:
             channel.stream_unary(service.path("Upload"))(map(calls.encode_upload_frame, frames), timeout=20)
@@ -284,7 +286,7 @@ def test_a_second_upload_of_a_site_takes_the_first_ones_place(
     def twice(upload: Upload) -> bool:
         def frames() -> Iterator[bytes]:
             body = calls.encode_upload_header(calls.UploadHeader(upload.attempt, upload.statement))
-            hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest)
+            hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest, start=town.begun)
             yield calls.encode_upload_frame(calls.Call(hello, body))
             release.wait(20)
 
@@ -330,7 +332,7 @@ def test_uploads_that_push_each_other_out_leave_no_file_open(
         body = calls.encode_upload_header(calls.UploadHeader(upload.attempt, upload.statement))
 
         def frames() -> Iterator[bytes]:
-            hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest)
+            hello = town.maker("hosp-c").make("Upload", body, roster=town.roster.digest, start=town.begun)
             yield calls.encode_upload_frame(calls.Call(hello, body))
             time.sleep(1)
 
@@ -364,7 +366,7 @@ def test_a_download_that_nobody_reads_is_given_up(town: Any, monkeypatch: pytest
     body = calls.encode_download(Digest(bytes(32)))
 
     def fetch(channel: grpc.Channel) -> Any:
-        hello = town.maker("hosp-a").make("Download", body, roster=town.roster.digest)
+        hello = town.maker("hosp-a").make("Download", body, roster=town.roster.digest, start=town.begun)
         return channel.unary_stream(service.path("Download"))(
             calls.encode_call(calls.Call(hello, body)), timeout=20
         )
@@ -398,6 +400,31 @@ def test_health_and_metrics_are_on_loopback_and_nothing_else(town: Any) -> None:
     with town.channel("reviewer") as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED, "every call on the main port has a hello"
+
+
+def test_the_grpc_health_service_follows_readiness(town: Any) -> None:
+    """Asked and watched with the protocol's own stub; the members' service is told by its name."""
+    serving = health_pb2.HealthCheckResponse
+    with grpc.insecure_channel(f"127.0.0.1:{town.at.health_port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", service.SERVICE):
+            told = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+            assert told.status == serving.SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Check(health_pb2.HealthCheckRequest(service="other"), timeout=5)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=service.SERVICE), timeout=30)
+        assert next(watch).status == serving.SERVING
+        town.loop.call_soon_threadsafe(town.ending.set)
+        assert next(watch).status == serving.NOT_SERVING
+        town.stop()
+        with pytest.raises(grpc.RpcError):
+            stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+
+
+def test_without_an_address_there_is_no_grpc_health_service(quiet_town: Any) -> None:
+    quiet_town.start(health_listen=None)
+    assert quiet_town.at.health_port is None
 
 
 def test_peers_that_only_connect_leave_descriptors_to_the_files(
@@ -442,12 +469,23 @@ def test_a_busy_port_is_named(quiet_town: Any) -> None:
             quiet_town.start(listen=f"127.0.0.1:{port}")
         with pytest.raises(PortBusyError, match=f"port {port}"):
             quiet_town.start(ops_listen=f"127.0.0.1:{port}")
+        with pytest.raises(PortBusyError, match=f"port {port}"):
+            quiet_town.start(health_listen=f"127.0.0.1:{port}")
     quiet_town.start()
 
 
 def test_a_second_daemon_on_the_same_state_is_turned_away(town: Any) -> None:
     with pytest.raises(LockedError, match="in use by another process"):
         build_aggregator.build_daemon(town.config(), town.keys["center"], town.out)
+
+
+def test_a_state_directory_that_others_can_look_into_is_refused(quiet_town: Any) -> None:
+    state = quiet_town.root / "state"
+    state.mkdir()
+    state.chmod(0o755)
+    with pytest.raises(StorageError, match="mode 0755") as refused:
+        quiet_town.start()
+    assert refused.value.hint == f"chmod 700 {state}"
 
 
 def test_another_members_key_does_not_serve(quiet_town: Any) -> None:
@@ -470,7 +508,12 @@ def test_every_request_and_refusal_is_in_the_audit_log(town: Any) -> None:
     for entry in entries:
         key = (entry["who"], entry["what"], entry["outcome"].split(":")[0])
         by_kind[key] = by_kind.get(key, 0) + entry["count"]
-    assert by_kind == {("hosp-a", "GetStatus", "ok"): 5, ("-", "StartJob", "NotPermittedError"): 50}
+    assert by_kind == {
+        ("hosp-a", "GetRoster", "ok"): 1,
+        ("hosp-a", "GetStatus", "ok"): 5,
+        ("reviewer", "GetRoster", "ok"): 1,
+        ("-", "StartJob", "NotPermittedError"): 50,
+    }
     assert len(entries) < 20
     key = town.keys["center"].signing
     report = journal.verify(

@@ -10,33 +10,47 @@ import pytest
 from secfed import errors
 from secfed.errors import NetworkError, SecfedError, StorageError
 from secfed.secagg.aggregator import AttemptVoidError
-from secfed.transport.hello import RosterChangedError
+from secfed.transport.hello import RestartedError, RosterChangedError
 from secfed.transport.status import DETAIL_KEY, refusal, restore
 
-OWN_DISK = {
-    errors.StorageError,
-    errors.DecisionConflictError,
-    errors.LockedError,
-    errors.LostUploadError,
-    errors.AuditLogError,
-}
-LOCAL = {errors.KeyFileError, errors.PassphraseError, errors.KeyPermissionsError, errors.PortBusyError}
 PUBLIC = [
-    kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type)
-    and issubclass(kind, SecfedError)
-    and kind not in OWN_DISK | LOCAL | {SecfedError}
+    errors.ConfigError,
+    errors.EncodingError,
+    errors.NetworkError,
+    errors.RosterError,
+    errors.AuthenticationError,
+    errors.NotPermittedError,
+    errors.RevokedError,
+    errors.CertificateExpiredError,
+    errors.PeerError,
+    errors.RoundAbortedError,
+    errors.InfeasibleCohortError,
+    errors.LedgerError,
+    errors.VersionMismatchError,
+    RosterChangedError,
+    RestartedError,
 ]
+"""All that an aggregator may say of a call; what it means stands in the caller's exit code."""
+
+ALL = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SecfedError)]
 
 
-@pytest.mark.parametrize("kind", [*PUBLIC, RosterChangedError], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
 def test_a_refusal_comes_out_as_it_went_in(kind: type[SecfedError]) -> None:
     """Every class an aggregator may raise at a caller, with its own text and remedy."""
     sent = refusal(kind("site hosp-a did x", hint="Do y."))
     back = restore(sent.code, sent.details, sent.metadata)
     assert (type(back), str(back), back.hint) == (kind, "site hosp-a did x", "Do y.")
     assert back.exit_code == kind.exit_code
+
+
+@pytest.mark.parametrize("kind", sorted(set(ALL) - set(PUBLIC), key=str), ids=lambda kind: kind.__name__)
+def test_a_peer_chooses_no_exit_code_that_is_not_its_to_give(kind: type[SecfedError]) -> None:
+    """Budget, policy, data, key files, disk, the site's own rules: none of it is an aggregator's word."""
+    detail = json.dumps({"class": kind.__name__, "message": "x", "hint": "y"}).encode()
+    back = restore(grpc.StatusCode.FAILED_PRECONDITION, "x", [(DETAIL_KEY, detail)])
+    assert type(back) is (kind if kind is SecfedError else errors.PeerError)
+    assert back.exit_code in (40, 99)
 
 
 def test_a_subclass_goes_out_as_its_nearest_public_parent() -> None:
@@ -93,6 +107,9 @@ def test_a_peers_text_cannot_command_a_terminal() -> None:
     [
         (grpc.StatusCode.UNIMPLEMENTED, errors.VersionMismatchError),
         (grpc.StatusCode.UNAUTHENTICATED, errors.AuthenticationError),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.NotPermittedError),
+        (grpc.StatusCode.FAILED_PRECONDITION, errors.PeerError),
+        (grpc.StatusCode.INVALID_ARGUMENT, errors.PeerError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, NetworkError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, NetworkError),
     ],

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from secfed.identity.signed import Signed
-from secfed.ids import ClientId, Digest, FederationId, JobId, MemberIndex
+from secfed.ids import ClientId, Digest, FederationId, JobId, MemberIndex, RoundId
 from secfed.rounds import exchange as ex
 from secfed.secagg import messages as ms
 from secfed.secagg.manifest import Manifest
@@ -84,7 +84,10 @@ JOB_STATE = ex.JobState(
     JOB, "train", "running", "mask", 2, 5, 1, "site-b", 41,
     members=(ex.MemberState(A, "uploading", 3), ex.MemberState(B, "awaited", 12)),
     history=(
-        ex.RoundState(1, 2, "published", 3, (A, B), ((C, "no answer in phase mask"),), "0.71", 64, "ab" * 32),
+        ex.RoundState(
+            1, 2, "published", 3, (A, B), ((C, "no answer in phase mask"),), ((B, "confirm: gone"),),
+            "0.71", 64, "ab" * 32,
+        ),
     ),
 )  # fmt: skip
 
@@ -133,6 +136,7 @@ CASES: dict[str, Case] = {
     "void": _statement(ms.Void("2 of 3 members are left, 3 are needed")),
     "outcome": _statement(
         ms.Outcome(
+            RoundId(JOB, 3),
             True,
             (A, B),
             (ms.Dropped(C, "mask", "no answer in phase mask before its deadline"),),
@@ -185,6 +189,7 @@ CASES: dict[str, Case] = {
             digest("head"),
             17,
             digest("peer"),
+            digest("start"),
         ),
         calls.encode_hello,
         calls.decode_hello,
@@ -228,9 +233,9 @@ CASES: dict[str, Case] = {
         limits.FRAME_BYTES_MAX,
     ),
     "roster": Case(
-        b'{"version":4}\nsignature: z\n',
-        calls.encode_roster,
-        calls.decode_roster,
+        calls.InForce(digest("start"), b'{"version":4}\nsignature: z\n'),
+        calls.encode_in_force,
+        calls.decode_in_force,
         service_pb2.RosterReply,
         limits.REPLY_BYTES_MAX,
     ),

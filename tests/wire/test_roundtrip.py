@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from secfed.identity.signed import Signed
+from secfed.ids import JobId, RoundId
 from secfed.rounds import exchange as ex
 from secfed.secagg import messages as ms
 from secfed.secagg.manifest import Manifest
@@ -92,6 +93,7 @@ STATEMENTS: dict[type[Any], st.SearchStrategy[Any]] = {
     ms.Void: st.builds(ms.Void, TEXT),
     ms.Outcome: st.builds(
         ms.Outcome,
+        st.builds(RoundId, NAME, FROM_1, U32),
         st.booleans(),
         ascending(NAME),
         by_site(DROPPED, lambda item: item.site),
@@ -140,14 +142,15 @@ TOLD = (
 CALL = st.builds(calls.Call, SIGNED, st.binary(max_size=300))
 HELLO = st.builds(
     ex.Hello, U32, st.from_regex(r"[0-9]\.[0-9]{1,3}", fullmatch=True), FEDERATION, NAME, DIGEST,
-    st.sampled_from(service.METHODS), U64, DIGEST, DIGEST, U64, DIGEST,
+    st.sampled_from(service.METHODS), U64, DIGEST, DIGEST, U64, DIGEST, DIGEST,
 )  # fmt: skip
 CHUNK = st.tuples(st.binary(min_size=1, max_size=99), st.integers(0, 2**20), st.integers(0, 2**20)).map(
     lambda drawn: calls.Chunk(drawn[1], drawn[1] + len(drawn[0]) + drawn[2], drawn[0])
 )
+LEFT = by_site(st.tuples(SITE, TEXT), lambda item: item[0])
 ROUND_STATE = st.builds(
     ex.RoundState, U32, U32, TEXT, U32, ascending(SITE, most=3),
-    by_site(st.tuples(SITE, TEXT), lambda item: item[0]), DECIMAL, U64, TEXT,
+    LEFT, LEFT, DECIMAL, U64, TEXT,
 )  # fmt: skip
 JOB_STATE = st.builds(
     ex.JobState, NAME, TEXT, TEXT, TEXT, U32, U32, U32, TEXT, U32,
@@ -176,7 +179,11 @@ OTHERS: dict[str, tuple[st.SearchStrategy[Any], Any, Any]] = {
     ),
     "download": (DIGEST, calls.encode_download, calls.decode_download),
     "chunk": (CHUNK, calls.encode_chunk, calls.decode_chunk),
-    "roster": (TEXT_FILE, calls.encode_roster, calls.decode_roster),
+    "roster": (
+        st.builds(calls.InForce, DIGEST, st.just(b"") | TEXT_FILE),
+        calls.encode_in_force,
+        calls.decode_in_force,
+    ),
     "start": (TEXT_FILE, calls.encode_start_job, calls.decode_start_job),
     "command": (
         st.builds(ex.JobCommand, NAME, st.sampled_from(["pause", "resume", "stop"])),
@@ -242,12 +249,13 @@ def test_the_largest_cohort_fits() -> None:
 
 def test_an_outcome_with_every_reason_in_full_fits() -> None:
     dropped = tuple(ms.Dropped(f"{n:03}" + "x" * 60, "encapsulate", "é" * 9999) for n in range(128))
-    outcome = ms.Outcome(False, (), dropped, bytes(32), bytes(32), bytes(32))
+    round_id = RoundId(JobId("x" * 63), 2**32 - 1, 2**32 - 1)
+    outcome = ms.Outcome(round_id, False, (), dropped, bytes(32), bytes(32), bytes(32))
     assert len(ProtoCodec().encode(outcome)) <= limits.STATEMENT_BYTES_MAX
 
 
 def test_history_is_cut_to_the_newest_rounds() -> None:
-    rounds = tuple(ex.RoundState(n, 1, "", 3, (), (), "", 1, "") for n in range(1, 1001))
+    rounds = tuple(ex.RoundState(n, 1, "", 3, (), (), (), "", 1, "") for n in range(1, 1001))
     job = ex.JobState("job", "vector", "", "", 1, 1, 1, "", 0, (), rounds)
     kept = status.decode_job_reply(status.encode_job_reply(job)).history
     assert kept == rounds[-limits.HISTORY_ROUNDS_MAX :]

@@ -26,7 +26,7 @@ from secfed.wire.pb import statements_pb2 as secfed_dot_v1_dot_statements__pb2
 from secfed.wire.pb import sum_pb2 as secfed_dot_v1_dot_sum__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17secfed/v1/service.proto\x12\tsecfed.v1\x1a\x1asecfed/v1/statements.proto\x1a\x13secfed/v1/sum.proto\"6\n\x04\x43\x61ll\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x11.secfed.v1.Signed\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"E\n\x0cUploadHeader\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x0c\x12$\n\tstatement\x18\x02 \x01(\x0b\x32\x11.secfed.v1.Signed\"%\n\x05Piece\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"Z\n\x0bUploadFrame\x12\x1f\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x0f.secfed.v1.CallH\x00\x12!\n\x05piece\x18\x02 \x01(\x0b\x32\x10.secfed.v1.PieceH\x00\x42\x07\n\x05\x66rame\"!\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\":\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1b\n\x0bRosterReply\x12\x0c\n\x04text\x18\x01 \x01(\x0c\"#\n\x0fStartJobRequest\x12\x10\n\x08job_plan\x18\x01 \x01(\x0c\"\'\n\nJobCommand\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0c\n\x04verb\x18\x02 \x01(\t\",\n\x08JobReply\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.secfed.v1.JobState\"\x1c\n\rStatusRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\";\n\x0bMemberState\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07since_s\x18\x03 \x01(\x04\"$\n\x04Left\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb8\x01\n\nRoundState\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05\x61sked\x18\x04 \x01(\r\x12\x10\n\x08included\x18\x05 \x03(\t\x12 \n\x07\x64ropped\x18\x06 \x03(\x0b\x32\x0f.secfed.v1.Left\x12\x17\n\x0f\x65psilon_by_plan\x18\x07 \x01(\t\x12\x0f\n\x07seconds\x18\x08 \x01(\x04\x12\x0e\n\x06result\x18\t \x01(\t\"\xee\x01\n\x08JobState\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05phase\x18\x04 \x01(\t\x12\r\n\x05round\x18\x05 \x01(\r\x12\x0e\n\x06rounds\x18\x06 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12\x13\n\x0bwaiting_for\x18\x08 \x01(\t\x12\x13\n\x0bremaining_s\x18\t \x01(\r\x12\'\n\x07members\x18\n \x03(\x0b\x32\x16.secfed.v1.MemberState\x12&\n\x07history\x18\x0b \x03(\x0b\x32\x15.secfed.v1.RoundState\"\x80\x01\n\x0bStatusReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nfederation\x18\x02 \x01(\t\x12\x16\n\x0eroster_version\x18\x03 \x01(\r\x12\x11\n\tconnected\x18\x04 \x03(\t\x12!\n\x04jobs\x18\x05 \x03(\x0b\x32\x13.secfed.v1.JobState2\xf2\x02\n\nFederation\x12,\n\x08\x45xchange\x12\x0f.secfed.v1.Call\x1a\x0f.secfed.v1.Told\x12\x33\n\x06Upload\x12\x16.secfed.v1.UploadFrame\x1a\x0f.secfed.v1.Told(\x01\x12/\n\x08\x44ownload\x12\x0f.secfed.v1.Call\x1a\x10.secfed.v1.Chunk0\x01\x12\x34\n\tGetRoster\x12\x0f.secfed.v1.Call\x1a\x16.secfed.v1.RosterReply\x12\x30\n\x08StartJob\x12\x0f.secfed.v1.Call\x1a\x13.secfed.v1.JobReply\x12\x32\n\nControlJob\x12\x0f.secfed.v1.Call\x1a\x13.secfed.v1.JobReply\x12\x34\n\tGetStatus\x12\x0f.secfed.v1.Call\x1a\x16.secfed.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17secfed/v1/service.proto\x12\tsecfed.v1\x1a\x1asecfed/v1/statements.proto\x1a\x13secfed/v1/sum.proto\"6\n\x04\x43\x61ll\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x11.secfed.v1.Signed\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"E\n\x0cUploadHeader\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x0c\x12$\n\tstatement\x18\x02 \x01(\x0b\x32\x11.secfed.v1.Signed\"%\n\x05Piece\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"Z\n\x0bUploadFrame\x12\x1f\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x0f.secfed.v1.CallH\x00\x12!\n\x05piece\x18\x02 \x01(\x0b\x32\x10.secfed.v1.PieceH\x00\x42\x07\n\x05\x66rame\"!\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\":\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"*\n\x0bRosterReply\x12\r\n\x05start\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\x0c\"#\n\x0fStartJobRequest\x12\x10\n\x08job_plan\x18\x01 \x01(\x0c\"\'\n\nJobCommand\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0c\n\x04verb\x18\x02 \x01(\t\",\n\x08JobReply\x12 \n\x03job\x18\x01 \x01(\x0b\x32\x13.secfed.v1.JobState\"\x1c\n\rStatusRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\";\n\x0bMemberState\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07since_s\x18\x03 \x01(\x04\"$\n\x04Left\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xd7\x01\n\nRoundState\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05\x61sked\x18\x04 \x01(\r\x12\x10\n\x08included\x18\x05 \x03(\t\x12 \n\x07\x64ropped\x18\x06 \x03(\x0b\x32\x0f.secfed.v1.Left\x12\x1d\n\x04lost\x18\x07 \x03(\x0b\x32\x0f.secfed.v1.Left\x12\x17\n\x0f\x65psilon_by_plan\x18\x08 \x01(\t\x12\x0f\n\x07seconds\x18\t \x01(\x04\x12\x0e\n\x06result\x18\n \x01(\t\"\xee\x01\n\x08JobState\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05phase\x18\x04 \x01(\t\x12\r\n\x05round\x18\x05 \x01(\r\x12\x0e\n\x06rounds\x18\x06 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12\x13\n\x0bwaiting_for\x18\x08 \x01(\t\x12\x13\n\x0bremaining_s\x18\t \x01(\r\x12\'\n\x07members\x18\n \x03(\x0b\x32\x16.secfed.v1.MemberState\x12&\n\x07history\x18\x0b \x03(\x0b\x32\x15.secfed.v1.RoundState\"\x80\x01\n\x0bStatusReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nfederation\x18\x02 \x01(\t\x12\x16\n\x0eroster_version\x18\x03 \x01(\r\x12\x11\n\tconnected\x18\x04 \x03(\t\x12!\n\x04jobs\x18\x05 \x03(\x0b\x32\x13.secfed.v1.JobState2\xf2\x02\n\nFederation\x12,\n\x08\x45xchange\x12\x0f.secfed.v1.Call\x1a\x0f.secfed.v1.Told\x12\x33\n\x06Upload\x12\x16.secfed.v1.UploadFrame\x1a\x0f.secfed.v1.Told(\x01\x12/\n\x08\x44ownload\x12\x0f.secfed.v1.Call\x1a\x10.secfed.v1.Chunk0\x01\x12\x34\n\tGetRoster\x12\x0f.secfed.v1.Call\x1a\x16.secfed.v1.RosterReply\x12\x30\n\x08StartJob\x12\x0f.secfed.v1.Call\x1a\x13.secfed.v1.JobReply\x12\x32\n\nControlJob\x12\x0f.secfed.v1.Call\x1a\x13.secfed.v1.JobReply\x12\x34\n\tGetStatus\x12\x0f.secfed.v1.Call\x1a\x16.secfed.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,25 +46,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHUNK']._serialized_start=380
   _globals['_CHUNK']._serialized_end=438
   _globals['_ROSTERREPLY']._serialized_start=440
-  _globals['_ROSTERREPLY']._serialized_end=467
-  _globals['_STARTJOBREQUEST']._serialized_start=469
-  _globals['_STARTJOBREQUEST']._serialized_end=504
-  _globals['_JOBCOMMAND']._serialized_start=506
-  _globals['_JOBCOMMAND']._serialized_end=545
-  _globals['_JOBREPLY']._serialized_start=547
-  _globals['_JOBREPLY']._serialized_end=591
-  _globals['_STATUSREQUEST']._serialized_start=593
-  _globals['_STATUSREQUEST']._serialized_end=621
-  _globals['_MEMBERSTATE']._serialized_start=623
-  _globals['_MEMBERSTATE']._serialized_end=682
-  _globals['_LEFT']._serialized_start=684
-  _globals['_LEFT']._serialized_end=720
-  _globals['_ROUNDSTATE']._serialized_start=723
-  _globals['_ROUNDSTATE']._serialized_end=907
-  _globals['_JOBSTATE']._serialized_start=910
-  _globals['_JOBSTATE']._serialized_end=1148
-  _globals['_STATUSREPLY']._serialized_start=1151
-  _globals['_STATUSREPLY']._serialized_end=1279
-  _globals['_FEDERATION']._serialized_start=1282
-  _globals['_FEDERATION']._serialized_end=1652
+  _globals['_ROSTERREPLY']._serialized_end=482
+  _globals['_STARTJOBREQUEST']._serialized_start=484
+  _globals['_STARTJOBREQUEST']._serialized_end=519
+  _globals['_JOBCOMMAND']._serialized_start=521
+  _globals['_JOBCOMMAND']._serialized_end=560
+  _globals['_JOBREPLY']._serialized_start=562
+  _globals['_JOBREPLY']._serialized_end=606
+  _globals['_STATUSREQUEST']._serialized_start=608
+  _globals['_STATUSREQUEST']._serialized_end=636
+  _globals['_MEMBERSTATE']._serialized_start=638
+  _globals['_MEMBERSTATE']._serialized_end=697
+  _globals['_LEFT']._serialized_start=699
+  _globals['_LEFT']._serialized_end=735
+  _globals['_ROUNDSTATE']._serialized_start=738
+  _globals['_ROUNDSTATE']._serialized_end=953
+  _globals['_JOBSTATE']._serialized_start=956
+  _globals['_JOBSTATE']._serialized_end=1194
+  _globals['_STATUSREPLY']._serialized_start=1197
+  _globals['_STATUSREPLY']._serialized_end=1325
+  _globals['_FEDERATION']._serialized_start=1328
+  _globals['_FEDERATION']._serialized_end=1698
 # @@protoc_insertion_point(module_scope)

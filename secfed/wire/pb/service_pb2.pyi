@@ -191,22 +191,26 @@ Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
 class RosterReply(_message.Message):
     """-- roster, jobs, status ------------------------------------------------------------------------
 
-    The roster in force.
+    What a member needs to know before any other call.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    START_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    start: _builtins.bytes
+    """drawn at the aggregator's start, 32 bytes; the hello of every other call names it"""
     text: _builtins.bytes
-    """signed text, at most 4 MiB"""
+    """the roster in force, signed text of at most 4 MiB; empty if the caller's hello named it"""
     def __init__(
         self,
         *,
+        start: _builtins.bytes = ...,
         text: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -372,6 +376,7 @@ class RoundState(_message.Message):
     ASKED_FIELD_NUMBER: _builtins.int
     INCLUDED_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
     EPSILON_BY_PLAN_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
@@ -395,7 +400,11 @@ class RoundState(_message.Message):
 
     @_builtins.property
     def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Left]:
-        """the others, by site, at most 128"""
+        """the others that were asked, by site, at most 4096"""
+
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedCompositeFieldContainer[Global___Left]:
+        """of those in the sum, who went away after the freeze, by site, at most 128"""
 
     def __init__(
         self,
@@ -406,13 +415,14 @@ class RoundState(_message.Message):
         asked: _builtins.int = ...,
         included: _abc.Iterable[_builtins.str] | None = ...,
         dropped: _abc.Iterable[Global___Left] | None = ...,
+        lost: _abc.Iterable[Global___Left] | None = ...,
         epsilon_by_plan: _builtins.str = ...,
         seconds: _builtins.int = ...,
         result: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "attempt", b"attempt", "dropped", b"dropped", "epsilon_by_plan", b"epsilon_by_plan", "included", b"included", "result", b"result", "round", b"round", "seconds", b"seconds", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "attempt", b"attempt", "dropped", b"dropped", "epsilon_by_plan", b"epsilon_by_plan", "included", b"included", "lost", b"lost", "result", b"result", "round", b"round", "seconds", b"seconds", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -465,12 +465,19 @@ class Outcome(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    JOB_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    SUM_INDEX_FIELD_NUMBER: _builtins.int
     PUBLISHED_FIELD_NUMBER: _builtins.int
     SURVIVORS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     SUM_FIELD_NUMBER: _builtins.int
     TRANSCRIPT_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """which sum: job, round and sum index, as its manifest has them"""
+    round: _builtins.int
+    sum_index: _builtins.int
     published: _builtins.bool
     """false if the round was aborted; the digests are then zero"""
     sum: _builtins.bytes
@@ -490,6 +497,9 @@ class Outcome(_message.Message):
     def __init__(
         self,
         *,
+        job: _builtins.str = ...,
+        round: _builtins.int = ...,
+        sum_index: _builtins.int = ...,
         published: _builtins.bool = ...,
         survivors: _abc.Iterable[_builtins.str] | None = ...,
         dropped: _abc.Iterable[Global___Dropped] | None = ...,
@@ -499,7 +509,7 @@ class Outcome(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "published", b"published", "result", b"result", "sum", b"sum", "survivors", b"survivors", "transcript", b"transcript"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "job", b"job", "published", b"published", "result", b"result", "round", b"round", "sum", b"sum", "sum_index", b"sum_index", "survivors", b"survivors", "transcript", b"transcript"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -525,6 +535,7 @@ class Hello(_message.Message):
     LEDGER_HEAD_FIELD_NUMBER: _builtins.int
     LEDGER_ENTRIES_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """protocol version, 1"""
     version: _builtins.str
@@ -547,6 +558,8 @@ class Hello(_message.Message):
     """entries up to that head"""
     peer: _builtins.bytes
     """digest of the certificate that the caller saw on the other side"""
+    start: _builtins.bytes
+    """of the aggregator, as GetRoster told it, 32 bytes; zero in GetRoster"""
     def __init__(
         self,
         *,
@@ -561,10 +574,11 @@ class Hello(_message.Message):
         ledger_head: _builtins.bytes = ...,
         ledger_entries: _builtins.int = ...,
         peer: _builtins.bytes = ...,
+        start: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "federation", b"federation", "ledger_entries", b"ledger_entries", "ledger_head", b"ledger_head", "method", b"method", "peer", b"peer", "protocol", b"protocol", "roster", b"roster", "sequence", b"sequence", "site", b"site", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "federation", b"federation", "ledger_entries", b"ledger_entries", "ledger_head", b"ledger_head", "method", b"method", "peer", b"peer", "protocol", b"protocol", "roster", b"roster", "sequence", b"sequence", "site", b"site", "start", b"start", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

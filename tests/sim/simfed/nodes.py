@@ -148,7 +148,7 @@ class ClientNode:
 
     def start(self) -> None:
         """Open what lies on the disk; a crash on the way leaves the process down."""
-        self.directory.mkdir(exist_ok=True)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
         roster = self.directory / "roster.txt"
         if not roster.exists():
             roster.write_bytes(self.people.roster.text)
@@ -239,7 +239,7 @@ class AggregatorNode:
 
     def start(self) -> None:
         """Take up what lies on the disk, and see that the job is entered."""
-        self.directory.mkdir(exist_ok=True)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
         try:
             self._store = DecisionStore(self.directory / "decisions.sqlite", barrier=self.disk.barrier)
             house = House(

@@ -17,7 +17,7 @@ from secfed.errors import (
     UnexpectedMessageError,
     VersionMismatchError,
 )
-from secfed.ids import NO_DIGEST, ClientId, Digest, FederationId, JobId, MemberIndex
+from secfed.ids import NO_DIGEST, ClientId, Digest, FederationId, JobId, MemberIndex, RoundId
 from secfed.secagg.client import ClientSession
 from secfed.secagg.manifest import manifest_context
 from secfed.secagg.messages import ConfirmRequest, OpenAttempt, Outcome, Phase, Void, VoidNotice
@@ -149,7 +149,9 @@ def a_round_that_was_answered(stage: Stage) -> object:
 @refused("is over for this site", StaleAttemptError)
 def a_round_that_was_closed(stage: Stage) -> object:
     stage.at(Phase.CONFIRM)
-    stage.tell(VICTIM, stage.outcome(Outcome(False, (), (), NO_DIGEST, NO_DIGEST, NO_DIGEST)))
+    stage.tell(
+        VICTIM, stage.outcome(Outcome(stage.terms.round_id, False, (), (), NO_DIGEST, NO_DIGEST, NO_DIGEST))
+    )
     return stage.open(VICTIM, attempt=2)
 
 
@@ -202,7 +204,15 @@ def a_void_that_a_member_signed(stage: Stage) -> object:
 def _published(stage: Stage, **changes: object) -> Outcome:
     """The true outcome of the finished attempt, then changed."""
     closed = stage.session.sum_up()
-    outcome = Outcome(True, stage.cast.sites, (), closed.digest, closed.transcript, digest_of("result"))
+    outcome = Outcome(
+        stage.terms.round_id,
+        True,
+        stage.cast.sites,
+        (),
+        closed.digest,
+        closed.transcript,
+        digest_of("result"),
+    )
     return replace(outcome, **changes)  # type: ignore[arg-type]
 
 
@@ -221,17 +231,37 @@ def an_outcome_that_a_member_signed(stage: Stage) -> object:
     return stage.tell(VICTIM, replace(notice, statement=forged))
 
 
-@refused("never opened in the round", UnexpectedMessageError)
+@refused("of another round than the one on offer", PeerError)
 def the_outcome_of_an_earlier_round_replayed(stage: Stage) -> object:
     notice = stage.at(Phase.DONE).outcome(_published(stage))
     stage.offer(VICTIM, round=2)
     return stage.tell(VICTIM, notice)
 
 
+@refused("of another round than the one on offer", PeerError)
+def the_outcome_of_another_round_under_this_attempt(stage: Stage) -> object:
+    stage.at(Phase.DONE)
+    return stage.tell(VICTIM, stage.outcome(_published(stage, round_id=RoundId(stage.terms.job, 2))))
+
+
+@refused("of another round than the one on offer", PeerError)
+def the_outcome_of_another_job_under_this_attempt(stage: Stage) -> object:
+    stage.at(Phase.DONE)
+    return stage.tell(VICTIM, stage.outcome(_published(stage, round_id=RoundId(JobId("other"), 1))))
+
+
+@refused("never opened in the round", UnexpectedMessageError)
+def the_outcome_of_an_attempt_that_this_site_never_joined(stage: Stage) -> object:
+    stage.at(Phase.DONE)
+    return stage.tell(VICTIM, stage.outcome(_published(stage), digest_of("another attempt")))
+
+
 @refused("whose vector never left", PeerError)
 def an_outcome_with_a_vector_that_never_left(stage: Stage) -> object:
     stage.at(Phase.MASK)
-    outcome = Outcome(True, stage.cast.sites, (), digest_of("s"), digest_of("t"), digest_of("r"))
+    outcome = Outcome(
+        stage.terms.round_id, True, stage.cast.sites, (), digest_of("s"), digest_of("t"), digest_of("r")
+    )
     return stage.tell(VICTIM, stage.outcome(outcome))
 
 
@@ -278,7 +308,9 @@ def a_retry_with_too_few_old_neighbours(stage: Stage) -> object:
     stage.at(Phase.ADVERTISE)
     strangers = tuple(ClientId(f"old-{index:03}") for index in range(len(stage.members)))
     threshold = stage.session.params.threshold
-    record(stage).mark_left(stage.terms.round_id, Left(1, strangers, 1, threshold, strangers[:-1]))
+    record(stage).mark_left(
+        stage.terms.round_id, Left(1, strangers, 1, threshold, dict.fromkeys(strangers[:-1], b"key"))
+    )
     stage.session = stage.open_session(stage.cast.manifest(stage.terms, attempt=2))
     stage.step()
     return stage.tell(VICTIM, stage.ask(VICTIM))
