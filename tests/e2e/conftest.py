@@ -20,11 +20,11 @@ _MEMORY = Path("/dev/shm")
 def _build(stack: ExitStack) -> Callable[..., Loopback]:
     """Builds running federations of named sites, which are gone once the stack is closed."""
 
-    def make(*sites: str) -> Loopback:
+    def make(*sites: str, kind: type[Loopback] = Loopback) -> Loopback:
         # In memory where the system has some, because every process syncs what it writes.
         where = _MEMORY if _MEMORY.is_dir() else None
         root = stack.enter_context(tempfile.TemporaryDirectory(dir=where, prefix="secfed-e2e-"))
-        play = stack.enter_context(Loopback(Path(root), threads=1))
+        play = stack.enter_context(kind(Path(root), threads=1))
         play.open(sites)
         return play
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from secfed.cli import main
+from secfed.cli.ledgers import SCRATCH_LEDGER
 from secfed.cli.playground import Playground, Process
 from secfed.config import to_toml
 from secfed.config.job import DeadlineSection, JobFile, VectorSection
@@ -38,8 +40,8 @@ KILLED = -9
 PHASE_S = 4
 """Deadline of a phase, seconds: what a killed member costs a round."""
 
-PATIENCE_S = 60.0
-"""How long a test waits for what takes a second or two where nothing else runs."""
+PATIENCE_S = 200.0
+"""How long a test waits for what takes some seconds where nothing else runs."""
 
 _HERE = Path(__file__).parent
 
@@ -73,11 +75,11 @@ class Round:
 
     folder: Path
     manifest: Mapping[str, Any]
-    arrays: Mapping[str, NDArray[np.float64]]
+    arrays: Mapping[str, NDArray[Any]]
 
     @property
     def total(self) -> NDArray[np.float64]:
-        """The weighted sum of the one array of these tests."""
+        """The weighted sum of the one array of a vector job."""
         return self.arrays["weighted_sum.x"]
 
     @property
@@ -102,6 +104,13 @@ def secfed(*words: object) -> Outcome:
 class Loopback(Playground):
     """A playground whose keys have no passphrase, with what tests ask of it."""
 
+    def __exit__(self, *error: Any) -> None:
+        """Ask all processes to stop at once: each takes a moment, and nobody waits for another."""
+        for process in self.processes:
+            if process.running:
+                process.popen.terminate()
+        super().__exit__(*error)
+
     # -- set-up --------------------------------------------------------------------------------
 
     def found(self, *, min_cohort: int = 3) -> None:
@@ -112,11 +121,16 @@ class Loopback(Playground):
         )  # fmt: skip
 
     def enroll(self, names: Sequence[str]) -> None:
-        """`secfed keys new` at each site, then `secfed enroll` for all."""
+        """`secfed keys new` at each site, then `secfed enroll` for all; a running aggregator knows of it."""
         for name in names:
             self.done("keys", "new", name, "--dir", self.site(name), "--no-passphrase")
         public = [self.site(name) / f"{name}.pub" for name in names]
-        self.done("enroll", *public, "--dir", self.federation, "--yes")
+        said = self.done("enroll", *public, "--dir", self.federation, "--yes").out
+        (version,) = re.findall(r"^roster .* version ([0-9]+)$", said, re.M)
+        if any(process.name == "aggregator" and process.running for process in self.processes):
+            self.until(
+                lambda: self.overview()["roster_version"] >= int(version), "the new roster", PATIENCE_S
+            )
 
     def join(self, name: str, *options: str) -> str:
         """`secfed client join`; the aggregator runs."""
@@ -215,6 +229,13 @@ class Loopback(Playground):
         assert isinstance(found, dict)
         return found
 
+    def overview(self) -> dict[str, Any]:
+        """`secfed status --json`."""
+        asked = self.done("status", "--json", "--config", self.federation / "admin.toml")
+        found = json.loads(asked.out)
+        assert isinstance(found, dict)
+        return found
+
     def round_folder(self, job: str, number: int = 1) -> Path:
         """Where a round is published."""
         return self.federation / "out" / job / f"round-{number:04}"
@@ -224,11 +245,15 @@ class Loopback(Playground):
         folder = self.round_folder(job, number)
         self.until(folder.exists, f"round {number} of {job}", PATIENCE_S)
         manifest = json.loads((folder / "secfed_manifest.json").read_text())
-        return Round(folder, manifest, load_file(folder / "sum.safetensors"))
+        return Round(folder, manifest, self.arrays(folder))
 
-    def ledger(self, name: str, job: str, kind: str) -> list[dict[str, Any]]:
+    def arrays(self, folder: Path) -> Mapping[str, NDArray[Any]]:
+        """The arrays that were published in a round's folder."""
+        return load_file(folder / "sum.safetensors")
+
+    def ledger(self, name: str, job: str, kind: str, *, book: str = SCRATCH_LEDGER) -> list[dict[str, Any]]:
         """A site's ledger entries of one kind (`reserve`, `sent`) for a job."""
-        lines = (self.site(name) / "ledger" / "scratch.ledger").read_text().splitlines()
+        lines = (self.site(name) / "ledger" / book).read_text().splitlines()
         bodies = [json.loads(line)["body"] for line in lines]
         return [body for body in bodies if body["type"] == kind and body["job"] == job]
 

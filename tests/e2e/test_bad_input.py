@@ -129,6 +129,21 @@ def test_a_policy_that_does_not_allow_the_job(play: Loopback, copy: Callable[[st
     refused(play.call(*words), 51)
 
 
+# -- data --------------------------------------------------------------------------------------
+
+
+def test_a_data_file_without_the_declared_column(play: Loopback, copy: Callable[[str], Path]) -> None:
+    config = copy(SITES[0])
+    data = config.with_name("rows.jsonl")
+    data.write_text('{"text": "a private sentence", "lable": "yes"}\n')
+    with config.open("a") as file:
+        file.write(f'\n[data]\nfile = "{data}"\nunit = "record"\npublic_n = 1000\n')
+    outcome = refused(play.call("data", "check", "--config", config, "--labels", "no,yes"), 2)
+    assert "no column 'label'" in outcome.error
+    assert "lable" in outcome.error
+    assert "private" not in outcome.out + outcome.err
+
+
 # -- updates -----------------------------------------------------------------------------------
 
 

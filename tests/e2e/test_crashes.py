@@ -37,10 +37,15 @@ class Town:
         self._earlier: set[str] = set()
         play.edit_aggregator(retain_uploads="true")
         play.processes[-1].stop()
-        for name, update in zip(SITES, vectors(play), strict=True):
-            play.start_client(name, "--update", str(update))
+        vectors(play)
+        for name in SITES:
+            self.start(name)
 
-    def killed_in_a_job(self, point: str) -> tuple[str, float]:
+    def start(self, name: str) -> None:
+        """Start a site's client."""
+        self.play.start_client(name, "--update", str(self.play.site(name) / "update.safetensors"))
+
+    def killed_in_a_job(self, point: str, *, phase_s: int = 60) -> tuple[str, float]:
         """Run a job until its aggregator is killed; its name, and the value in each site's vector."""
         number = next(self._numbers)
         job, value = f"job-{number}", VALUE - number / 32
@@ -50,7 +55,7 @@ class Town:
         vectors(self.play, value=value)
         self._earlier = set(self._spool())
         aggregator = self.play.doomed_aggregator(point)
-        self.play.job(job, SIZE, phase_s=60)
+        self.play.job(job, SIZE, phase_s=phase_s)
         self.play.ends(aggregator, KILLED)
         return job, value
 
@@ -122,6 +127,26 @@ def test_killed_after_the_freeze_the_same_attempt_is_finished(town: Town, point:
     play.start_aggregator()
     assert play.published(job).bytes == first
     assert play.status(job)["history"] == state["history"]
+
+
+def test_killed_after_the_freeze_and_a_member_lost_the_round_is_over(town: Town) -> None:
+    """More are gone than may be: the same attempt ends the round, and nobody's return repeats it."""
+    play, lost = town.play, SITES[1]
+    job, _ = town.killed_in_a_job("after:decide frozen/", phase_s=4)
+    (client,) = [each for each in play.processes if each.name == lost and each.running]
+    client.kill()
+    play.start_aggregator()
+    play.until(lambda: play.status(job)["state"] == "failed", "the end of the round", PATIENCE_S)
+    (ended,) = play.status(job)["history"]
+    assert ended["attempt"] == 1
+    assert ended["state"].startswith("aborted: 2 members can still answer, 3 are needed")
+    assert f"{lost} (confirm: no answer" in ended["state"]
+    town.start(lost)
+    play.until(lambda: lost in play.overview()["connected"], "its return", PATIENCE_S)
+    assert play.status(job)["history"] == [ended]
+    assert not play.round_folder(job).exists()
+    for name in SITES:
+        assert {entry["attempt"] for entry in play.ledger(name, job, "sent")} == {1}
 
 
 # -- clients -----------------------------------------------------------------------------------
