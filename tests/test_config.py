@@ -192,6 +192,15 @@ def test_a_wrong_value_is_named_with_line_and_what_is_expected(
     assert refusal(tmp_path, AGGREGATOR.replace(old, new, 1), AggregatorConfig).startswith(expected)
 
 
+def test_two_listeners_do_not_share_an_address(tmp_path: Path) -> None:
+    for port, refused in (("9450", True), ("0", False)):
+        text = AGGREGATOR + f'ops_listen = "127.0.0.1:{port}"\nhealth_listen = "127.0.0.1:{port}"\n'
+        if refused:
+            assert "need an address each" in refusal(tmp_path, text, AggregatorConfig)
+        else:
+            assert load(write(tmp_path, text), AggregatorConfig).health_listen == "127.0.0.1:0"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save
 
 from secfed.aggregation.spec import AdapterSpec, Trainer
 from secfed.aggregation.strategy import HEAD_BIAS, HEAD_WEIGHT, NamedArrays, is_known
-from secfed.errors import EncodingError, StorageError
+from secfed.errors import DataError, EncodingError, StorageError
 
 __all__ = ["CARD_FILE", "CONFIG_FILE", "HEAD_FILE", "WEIGHTS_FILE", "read", "write"]
 
@@ -30,11 +30,17 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
 CARD_FILE = "README.md"
 
-_TASK_TYPES: dict[Trainer, str] = {"sft": "CAUSAL_LM", "classify": "FEATURE_EXTRACTION"}
-"""PEFT's task type: `classify` sits on the bare encoder, its head is a file of its own."""
+_CAUSAL, _FEATURES = "CAUSAL_LM", "FEATURE_EXTRACTION"
+"""PEFT's task types: `classify` sits on the bare encoder, its head is a file of its own."""
 
 _FORMAT = {"format": "pt"}
 """The safetensors metadata that PyTorch readers expect."""
+
+_TRAINER = "secfed_trainer"
+"""Metadata of the weights that names a trainer which nothing else in the folder tells."""
+
+_TOLD: tuple[Trainer, ...] = ("dpo", "kto")
+"""Trainers that are named there; a folder with a head is `classify`, any other `sft`."""
 
 
 def write(
@@ -58,7 +64,9 @@ def write(
     lora = {name: np.ascontiguousarray(value) for name, value in arrays.items() if name not in head}
     files = {
         CONFIG_FILE: _config_bytes(spec),
-        WEIGHTS_FILE: save(lora, metadata=_FORMAT),
+        WEIGHTS_FILE: save(
+            lora, metadata=_FORMAT | ({_TRAINER: spec.trainer} if spec.trainer in _TOLD else {})
+        ),
         CARD_FILE: _card(spec, notes).encode(),
     }
     if head:
@@ -85,16 +93,23 @@ def read(folder: Path) -> tuple[AdapterSpec, dict[str, NDArray[np.float32]]]:
         labels: tuple[str, ...] = ()
         if (folder / HEAD_FILE).exists():
             arrays |= {f"head.{name}": value for name, value in load_file(folder / HEAD_FILE).items()}
-            labels = _labels(folder / HEAD_FILE)
+            labels = tuple(json.loads(_metadata(folder / HEAD_FILE)["labels"]))
+        told = _metadata(folder / WEIGHTS_FILE).get(_TRAINER)
         spec = AdapterSpec(
             base_model=config["base_model_name_or_path"],
             revision=config["revision"],
-            trainer="classify" if labels else "sft",
+            trainer="classify" if labels else next((known for known in _TOLD if known == told), "sft"),
             target_modules=tuple(config["target_modules"]),
             r=config["r"],
             alpha=config["lora_alpha"],
             labels=labels,
         )
+    except FileNotFoundError as error:
+        missing = "nothing" if error.filename is None else Path(error.filename).name
+        raise DataError(
+            f"{folder} holds no adapter: {missing} is not there",
+            hint="Name a folder that a training job published, or that `secfed adapter fetch` wrote.",
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StorageError(f"adapter folder {folder} cannot be read: {error}") from error
     return spec, arrays
@@ -115,18 +130,18 @@ def _checked_head(spec: AdapterSpec, arrays: NamedArrays) -> dict[str, NDArray[n
     return head
 
 
-def _labels(path: Path) -> tuple[str, ...]:
-    """Class names from a head file's metadata."""
-    raw = path.read_bytes()
-    header: dict[str, Any] = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    return tuple(json.loads(header["__metadata__"]["labels"]))
+def _metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file that was read already, so that its header is known to be sound."""
+    with path.open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return dict(header.get("__metadata__", {}))
 
 
 def _config_bytes(spec: AdapterSpec) -> bytes:
     """PEFT's LoraConfig, as JSON with PEFT's keys only."""
     config = {
         "peft_type": "LORA",
-        "task_type": _TASK_TYPES[spec.trainer],
+        "task_type": _FEATURES if spec.trainer == "classify" else _CAUSAL,
         "base_model_name_or_path": spec.base_model,
         "revision": spec.revision,
         "inference_mode": True,
@@ -158,7 +173,7 @@ pooled = (encoder(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
 print({labels}[(pooled @ head["weight"].T + head["bias"]).argmax().item()])
 """
 
-_USE_SFT = """\
+_USE_CAUSAL = """\
 import torch, transformers
 from peft import PeftModel
 
@@ -172,6 +187,15 @@ print(tokenizer.decode(output[0], skip_special_tokens=True))
 """
 
 
+_LEARNT: dict[Trainer, str] = {
+    "classify": "classes of texts",
+    "sft": "completions of prompts",
+    "dpo": "to prefer the chosen response of a pair to the rejected one",
+    "kto": "from thumbs up and down",
+}
+"""What a trainer teaches, for the card."""
+
+
 def _card(spec: AdapterSpec, notes: Sequence[tuple[str, str]]) -> str:
     """The model card: front matter, what this is, how it is used."""
     front = [
@@ -179,16 +203,16 @@ def _card(spec: AdapterSpec, notes: Sequence[tuple[str, str]]) -> str:
         "library_name: peft",
         "tags: [lora, federated-learning]",
     ]
-    if spec.trainer == "sft":
+    if spec.trainer != "classify":
         front.append("pipeline_tag: text-generation")
     rows = [
         ("base model", f"{spec.base_model} ({spec.revision})"),
-        ("trained for", spec.trainer),
+        ("trained for", f"{spec.trainer}: {_LEARNT[spec.trainer]}"),
         ("LoRA", f"r = {spec.r}, alpha = {spec.alpha}, on {', '.join(spec.target_modules)}"),
         *([("labels", ", ".join(spec.labels))] if spec.labels else []),
         *notes,
     ]
-    use = _USE_CLASSIFY if spec.trainer == "classify" else _USE_SFT
+    use = _USE_CLASSIFY if spec.trainer == "classify" else _USE_CAUSAL
     code = use.format(base=spec.base_model, labels=json.dumps(list(spec.labels), ensure_ascii=False))
     return "\n".join(
         [

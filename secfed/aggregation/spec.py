@@ -9,8 +9,9 @@ from secfed.errors import ConfigError
 
 __all__ = ["AdapterSpec", "Trainer"]
 
-Trainer: TypeAlias = Literal["sft", "classify"]
-"""The kind of training: completions of a causal language model, or classes of an encoder."""
+Trainer: TypeAlias = Literal["sft", "dpo", "kto", "classify"]
+"""The kind of training: a causal language model learns completions, from preferred and rejected ones, or
+from thumbs up and down; or an encoder learns classes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from secfed.identity import keyfile
 from secfed.identity.fields import from_base64
 from secfed.identity.keyfile import MemberKeys
 from secfed.ids import JobId
+from secfed.privacy.events import Event
 from secfed.privacy.ledger import Ledger
 from secfed.rounds.admission import Site
 from secfed.rounds.client import ClientRounds
@@ -63,13 +64,16 @@ class UpdateFile:
 
     Attributes:
         trained: It also serves for jobs that train (`push`), as a release without a bound.
-        charge_data_set: It is charged to the data set's ledger, not to the scratch ledger.
+        charge_data_set: It is charged to the data set's ledger, not to the scratch ledger, as anything
+            declared always is.
+        event: What the site declares that it cost; None for a release without a bound.
     """
 
     path: Path
     weight: int = 1
     trained: bool = False
     charge_data_set: bool = False
+    event: Event | None = None
 
     def serves(self, plan: JobPlan) -> bool:
         """Whether it is what this site gives to a job."""
@@ -88,7 +92,7 @@ class _Contributors:
 
     def __call__(self, plan: JobPlan) -> Contributor:
         if self.update is not None and self.update.serves(plan):
-            return VectorContributor(self.update.path, weight=self.update.weight)
+            return VectorContributor(self.update.path, weight=self.update.weight, event=self.update.event)
         if plan.kind == "vector":
             raise ConfigError(
                 f"job {plan.job} sums vectors, and this client was given none",
@@ -103,7 +107,7 @@ class _Contributors:
         try:
             from secfed.training.contributor import SiteSettings, TrainingContributor
             from secfed.training.models import model_folder
-        except ImportError as missing:
+        except ModuleNotFoundError as missing:
             raise ConfigError(
                 f"this job trains, and {missing.name} is not installed here",
                 hint="pip install 'secfed[train]'",
@@ -112,14 +116,12 @@ class _Contributors:
             data=data.file,
             model_folder=lambda model: model_folder(self.config.models_dir, model),
             scratch=self.config.state_dir,
-            columns={
-                "text": data.text, "label": data.label, "prompt": data.prompt, "completion": data.completion,
-            },
+            columns=data.columns,
             labels=data.labels,
             unit=data.unit,
             device=self.config.device,
             threads=self.config.threads,
-        )  # fmt: skip
+        )
         return TrainingContributor(settings, self.key, on_step=self.on_step)
 
 
@@ -200,7 +202,7 @@ def open_client(
     """
     config, policy, keys = load_site(path, secrets)
     with contextlib.ExitStack() as stack:
-        files.make_directory(config.state_dir)
+        files.private_directory(config.state_dir)
         decisions = stack.enter_context(DecisionStore(config.state_dir / "decisions.sqlite"))
         ledgers = Ledgers(config.ledger_dir, keys, Heads(config.state_dir), config.data)
         stack.callback(ledgers.close)
@@ -209,7 +211,8 @@ def open_client(
 
         def ledger_of(plan: JobPlan) -> Ledger:
             if update is not None and update.serves(plan):
-                return ledgers.data_set() if update.charge_data_set else ledgers.scratch()
+                of_data = update.charge_data_set or update.event is not None
+                return ledgers.data_set() if of_data else ledgers.scratch()
             if plan.kind == "vector":
                 return ledgers.scratch()
             return ledgers.data_set()

@@ -1,26 +1,30 @@
-"""`secfed data check`: try a site's file, columns, unit and tokenised lengths without any socket."""
+"""`secfed data`: try a site's file without any socket; make feedback out of preference pairs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from secfed.cli import data_preferences
+
+if TYPE_CHECKING:
+    from secfed.aggregation.spec import AdapterSpec
+    from secfed.training.data import DataFacts, Table
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
 
-
-@app.callback()
-def _group() -> None:
-    """Keep `check` a command of its own, since others will follow."""
+app.command("unpair")(data_preferences.unpair)
+app.command("redistribute")(data_preferences.redistribute)
 
 
 @app.command("check")
 def check(
     config: Annotated[Path, typer.Option("--config", help="The site's client.toml.")] = Path("client.toml"),
-    trainer: Annotated[str, typer.Option("--trainer", help="classify or sft.")] = "classify",
+    trainer: Annotated[str, typer.Option("--trainer", help="classify, sft, dpo or kto.")] = "classify",
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="Public id of the base model, for tokenised lengths.")
     ] = None,
@@ -38,46 +42,22 @@ def check(
     """Check what training would need. The figures are private: they are shown here and sent nowhere."""
     import os
 
-    from secfed.aggregation.spec import AdapterSpec
     from secfed.config import ClientConfig, load
-    from secfed.errors import ConfigError, DataError
+    from secfed.errors import DataError
     from secfed.privacy.events import Unit
     from secfed.training import data
-    from secfed.training.adapter import task_columns, task_of
-    from secfed.training.assets import MINILM_ID, SMOLLM2_ID
+    from secfed.training.adapter import task_of
     from secfed.training.models import model_folder
+    from secfed.training.rows import FORMATS
 
     settings = load(config, ClientConfig)
-    if settings.data is None:
-        raise DataError(f"{config} has no [data] section", hint="Join again with --data, or add the section.")
-    if trainer == "classify":
-        classes = settings.data.labels
-        if labels is not None:
-            classes = tuple(label.strip() for label in labels.split(","))
-        if not classes:
-            raise ConfigError("classify needs --labels, as the job plan will list them")
-        spec = AdapterSpec(
-            base_model or MINILM_ID,
-            "main",
-            "classify",
-            ("query", "value"),
-            1,
-            1,
-            classes,
-        )
-    elif trainer == "sft":
-        spec = AdapterSpec(base_model or SMOLLM2_ID, "main", "sft", ("q_proj", "v_proj"), 1, 1)
-    else:
-        raise ConfigError(f"--trainer is classify or sft, not {trainer!r}")
     own = settings.data
-    names = {"text": own.text, "label": own.label, "prompt": own.prompt, "completion": own.completion}
-    needed = task_columns(spec)
+    if own is None:
+        raise DataError(f"{config} has no [data] section", hint="Join again with --data, or add the section.")
+    classes = own.labels if labels is None else tuple(label.strip() for label in labels.split(","))
+    spec = _spec(trainer, base_model, classes)
     table = data.load(
-        own.file,
-        needed,
-        scratch=settings.state_dir,
-        columns={name: names.get(name, name) for name in needed},
-        unit=own.unit,
+        own.file, FORMATS[spec.trainer], scratch=settings.state_dir, columns=own.columns, unit=own.unit
     )
     kind: Unit = "record" if own.unit == data.RECORD else "person"
     # Which of a person's records stay is drawn with the site's key; for counts any key serves.
@@ -85,16 +65,59 @@ def check(
     task = task_of(spec, model_folder(settings.models_dir, spec.base_model), max_length)
     facts = data.check(table, units, task, nominal_units=nominal_units)
     typer.echo(f"file           {own.file}")
-    typer.echo(f"columns        {', '.join(f'{name} = {there!r}' for name, there in facts.columns.items())}")
+    typer.echo(f"columns        {', '.join(f'{name} = {there!r}' for name, there in table.columns.items())}")
     typer.echo(f"unit           {own.unit} ({kind})")
+    _show(table, facts, trainer, max_length)
+    typer.echo("These figures are private. Nothing was sent.")
+
+
+def _spec(trainer: str, base_model: str | None, classes: tuple[str, ...]) -> AdapterSpec:
+    """As much of an adapter as the trainer's task needs to know."""
+    from secfed.aggregation.spec import AdapterSpec
+    from secfed.errors import ConfigError
+    from secfed.training.assets import MINILM_ID, SMOLLM2_ID
+    from secfed.training.rows import FORMATS
+
+    name = next((each for each in FORMATS if each == trainer), None)
+    if name is None:
+        raise ConfigError(f"--trainer is one of {', '.join(FORMATS)}, not {trainer!r}")
+    if name != "classify":
+        return AdapterSpec(base_model or SMOLLM2_ID, "main", name, ("q_proj", "v_proj"), 1, 1)
+    if not classes:
+        raise ConfigError("classify needs --labels, as the job plan will list them")
+    return AdapterSpec(base_model or MINILM_ID, "main", name, ("query", "value"), 1, 1, classes)
+
+
+def _show(table: Table, facts: DataFacts, trainer: str, max_length: int) -> None:
+    """The counts, and what stands out."""
+    from secfed.training.cells import MEANING
+
+    typer.echo(
+        f"values         {', '.join(f'{name}: {MEANING[kind]}' for name, kind in table.kinds.items())}"
+    )
     typer.echo(f"rows           {facts.rows}, of which {facts.rows_used} count")
+    typer.echo("refused rows   none")
     typer.echo(f"units          {facts.units}")
     lengths = ", ".join(f"{100 * quantile:g} %: {length}" for quantile, length in facts.lengths.items())
     typer.echo(f"tokens a row   {lengths}; {facts.cut_rows} are longer than {max_length} and are cut")
-    if facts.far_from_plan:
+    if facts.labels:
+        counts = ", ".join(f"{_name(label)}: {count}" for label, count in sorted(facts.labels.items()))
+        typer.echo(f"labels         {counts}")
+    if trainer == "kto" and len(facts.labels) < 2:
+        missing = "down" if True in facts.labels else "up"
         typer.echo(
-            f"warning: {facts.units} units are more than a factor of 10 from the plan's {nominal_units}: "
-            "this site would add mostly noise, or drown the others",
+            f"warning: no thumb {missing} here: this site's rows pull one way only; "
+            "the weights of the plan stay as they are",
             err=True,
         )
-    typer.echo("These figures are private. Nothing was sent.")
+    if facts.far_from_plan:
+        typer.echo(
+            f"warning: {facts.units} units are more than a factor of 10 from the plan's "
+            f"{facts.nominal_units}: this site would add mostly noise, or drown the others",
+            err=True,
+        )
+
+
+def _name(label: str | bool) -> str:
+    """A label, or a thumb, in words."""
+    return label if isinstance(label, str) else "up" if label else "down"

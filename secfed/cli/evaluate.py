@@ -20,11 +20,20 @@ def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Public rows: .jsonl, .csv or .parquet.")],
     models: ModelsDirectory = DEFAULT_MODELS,
     text: Annotated[str, typer.Option("--text", help="Column of the text (classify).")] = "text",
-    label: Annotated[str, typer.Option("--label", help="Column of the label (classify).")] = "label",
-    prompt: Annotated[str, typer.Option("--prompt", help="Column of the prompt (sft).")] = "prompt",
+    label: Annotated[
+        str, typer.Option("--label", help="Column of the label (classify), or of the thumb (kto).")
+    ] = "label",
+    messages: Annotated[
+        str, typer.Option("--messages", help="Column of the conversation (sft).")
+    ] = "messages",
+    prompt: Annotated[str, typer.Option("--prompt", help="Column of the prompt (sft, dpo, kto).")] = "prompt",
     completion: Annotated[
-        str, typer.Option("--completion", help="Column of the completion (sft).")
+        str, typer.Option("--completion", help="Column of the completion (sft, kto).")
     ] = "completion",
+    chosen: Annotated[str, typer.Option("--chosen", help="Column of the chosen response (dpo).")] = "chosen",
+    rejected: Annotated[
+        str, typer.Option("--rejected", help="Column of the rejected response (dpo).")
+    ] = "rejected",
     max_length: Annotated[int, typer.Option("--max-length", min=1, help="Longest row in tokens.")] = 128,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -34,18 +43,23 @@ def evaluate(
     import tempfile
 
     from secfed.aggregation import folder
-    from secfed.training.adapter import task_columns
     from secfed.training.data import load
     from secfed.training.evaluate import evaluate_folder
     from secfed.training.models import model_folder
+    from secfed.training.rows import FORMATS
 
     spec, _ = folder.read(adapter)
-    columns = {"text": text, "label": label, "prompt": prompt, "completion": completion}
-    needed = task_columns(spec)
+    columns = {
+        "text": text,
+        "label": label,
+        "messages": messages,
+        "prompt": prompt,
+        "completion": completion,
+        "chosen": chosen,
+        "rejected": rejected,
+    }
     with tempfile.TemporaryDirectory() as scratch:
-        table = load(
-            data, needed, scratch=Path(scratch), columns={name: columns.get(name, name) for name in needed}
-        )
+        table = load(data, FORMATS[spec.trainer], scratch=Path(scratch), columns=columns)
     base = model_folder(models.expanduser(), spec.base_model)
     metric = evaluate_folder(adapter, base, table, max_length=max_length, device=device)
     if as_json:

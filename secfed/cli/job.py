@@ -24,7 +24,7 @@ _ADMIN = Path("federation/admin.toml")
 
 @app.command("init")
 def init(
-    template: Annotated[str, typer.Option("--template", help="vector, classify or sft.")],
+    template: Annotated[str, typer.Option("--template", help="vector, classify, sft, dpo or kto.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it.")] = Path("JOB.toml"),
 ) -> None:
     """Write a commented JOB.toml that runs as it stands."""

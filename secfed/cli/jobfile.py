@@ -8,26 +8,61 @@ from __future__ import annotations
 
 import math
 import secrets
+import tempfile
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from secfed.config.job import JobFile, PrivacySection, TrainingSection, VectorSection
+from secfed.config.job import (
+    DpoSection,
+    JobFile,
+    KtoSection,
+    PrivacySection,
+    TrainingSection,
+    VectorSection,
+)
 from secfed.errors import ConfigError
 from secfed.identity.fields import write_time
 from secfed.identity.roster import Roster
 from secfed.ids import ClientId
-from secfed.rounds.plan import CURVE_MAX, BaseModelSpec, Deadlines, DpSpec, JobPlan, LoraSpec, TrainSpec
+from secfed.rounds.plan import (
+    CURVE_MAX,
+    PUBLIC_PAIRS_MAX,
+    BaseModelSpec,
+    Deadlines,
+    DpoSpec,
+    DpSpec,
+    JobPlan,
+    KtoSpec,
+    LoraSpec,
+    PublicMessage,
+    PublicPair,
+    TrainSpec,
+)
 
-__all__ = ["TEMPLATES", "plan_of", "template"]
+if TYPE_CHECKING:
+    from secfed.training.rows import Value
+
+__all__ = ["TEMPLATES", "plan_of", "privacy_spec", "template"]
 
 _BOUND_GRID = 1e9
 """The bound of a training job is rounded up to whole steps of one over this: plain decimal text."""
 
-TEMPLATES = ("vector", "classify", "sft")
+TEMPLATES = ("vector", "classify", "sft", "dpo", "kto")
+
+
+_SMALL_CHAT: dict[str, Any] = {
+    "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "target_modules": ("q_proj", "v_proj"),
+    "r": 2,
+    "alpha": 4,
+    "learning_rate": 0.003,
+    "max_length": 96,
+}
+"""An adapter of a chat model that a CPU trains."""
 
 
 def template(kind: str) -> JobFile:
@@ -63,16 +98,7 @@ def template(kind: str) -> JobFile:
         return JobFile(
             name="chat",
             rounds=2,
-            training=TrainingSection(
-                trainer="sft",
-                base_model="HuggingFaceTB/SmolLM2-135M-Instruct",
-                target_modules=("q_proj", "v_proj"),
-                r=2,
-                alpha=4,
-                steps=4,
-                learning_rate=0.003,
-                max_length=96,
-            ),
+            training=TrainingSection(trainer="sft", steps=4, **_SMALL_CHAT),
             privacy=PrivacySection(
                 unit="person",
                 records_per_unit=4,
@@ -80,6 +106,20 @@ def template(kind: str) -> JobFile:
                 batch=8.0,
                 noise_multiplier=1.0,
                 delta=1e-5,
+            ),
+        )
+    if kind in ("dpo", "kto"):
+        return JobFile(
+            name="pairs" if kind == "dpo" else "thumbs",
+            rounds=3,
+            training=TrainingSection(
+                trainer=kind,
+                dpo=DpoSection() if kind == "dpo" else None,
+                kto=KtoSection(loss_type="apo_zero_unpaired") if kind == "kto" else None,
+                **_SMALL_CHAT,
+            ),
+            privacy=PrivacySection(
+                unit="record", nominal_units=1000, batch=16.0, noise_multiplier=1.0, delta=1e-5
             ),
         )
     raise ConfigError(f"no template {kind!r}", hint=f"Choose one of: {', '.join(TEMPLATES)}.")
@@ -155,8 +195,10 @@ def _training_plan(job: JobFile, section: TrainingSection, models: Path, shared:
         adapter=shapes,
         labels=section.labels,
         seed=secrets.token_hex(32),
+        dpo=_dpo(section.dpo or DpoSection()) if section.trainer == "dpo" else None,
+        kto=_kto(section.kto or KtoSection()) if section.trainer == "kto" else None,
     )
-    dp = None if job.privacy is None else _dp(job, job.privacy, section)
+    dp = None if job.privacy is None else privacy_spec(job, job.privacy, section)
     return JobPlan(
         kind="train",
         shapes=by_name(section.strategy).wire_shapes(shapes),
@@ -168,8 +210,53 @@ def _training_plan(job: JobFile, section: TrainingSection, models: Path, shared:
     )
 
 
-def _dp(job: JobFile, privacy: PrivacySection, section: TrainingSection) -> DpSpec:
-    """The public constants; the noise is calibrated where only its epsilon was asked for."""
+def _dpo(section: DpoSection) -> DpoSpec:
+    return DpoSpec(
+        loss_type=section.loss_type,
+        beta=_decimal(section.beta),
+        label_smoothing=_decimal(section.label_smoothing),
+    )
+
+
+def _kto(section: KtoSection) -> KtoSpec:
+    return KtoSpec(
+        loss_type=section.loss_type,
+        beta=_decimal(section.beta),
+        desirable_weight=_decimal(section.desirable_weight),
+        undesirable_weight=_decimal(section.undesirable_weight),
+        kl=section.kl,
+        kl_value=_decimal(section.kl_value),
+        kl_pairs=() if section.kl_file is None else _public_pairs(section.kl_file),
+    )
+
+
+def _public_pairs(path: Path) -> tuple[PublicPair, ...]:
+    """The texts that z0 is worked out from: they are signed with the plan, and every site reads them."""
+    from secfed.training.data import load
+    from secfed.training.rows import PROMPT_COMPLETION
+
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = load(path, (PROMPT_COMPLETION,), scratch=Path(scratch)).rows
+    if len(rows) > PUBLIC_PAIRS_MAX:
+        raise ConfigError(f"{path}: {len(rows)} public rows; a plan carries at most {PUBLIC_PAIRS_MAX}")
+    return tuple(
+        PublicPair(prompt=_public(row["prompt"]), completion=_public(row["completion"])) for row in rows
+    )
+
+
+def _public(value: Value) -> str | tuple[PublicMessage, ...]:
+    """A cell as a plan carries it."""
+    if isinstance(value, tuple):
+        return tuple(PublicMessage(role=turn.role, content=turn.content) for turn in value)
+    return str(value)
+
+
+def privacy_spec(job: JobFile, privacy: PrivacySection, section: TrainingSection) -> DpSpec:
+    """The public constants; the noise is calibrated where only its epsilon was asked for.
+
+    Raises:
+        BudgetExceededError: No noise reaches the epsilon asked for.
+    """
     noise = privacy.noise_multiplier
     spec = DpSpec(
         unit=privacy.unit,

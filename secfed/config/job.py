@@ -6,10 +6,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
-from secfed.config.models import Section
+from secfed.config.models import ConfigPath, Section
 from secfed.ids import SITE_PATTERN
 
-__all__ = ["DeadlineSection", "JobFile", "PrivacySection", "TrainingSection", "VectorSection"]
+__all__ = [
+    "DeadlineSection",
+    "DpoSection",
+    "JobFile",
+    "KtoSection",
+    "PrivacySection",
+    "TrainingSection",
+    "VectorSection",
+]
 
 
 def _check_name(text: str) -> str:
@@ -20,6 +28,7 @@ def _check_name(text: str) -> str:
 
 _Name = Annotated[StrictStr, AfterValidator(_check_name)]
 _Positive = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)]
+_NotNegative = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)]
 _Length = Annotated[StrictInt, Field(ge=1)]
 
 
@@ -36,11 +45,64 @@ class VectorSection(Section):
     weight_cap: StrictInt = Field(1, ge=1, description="Largest weight a site may declare.")
 
 
+class DpoSection(Section):
+    """`[training.dpo]`: the loss on pairs of responses; names and defaults are TRL's."""
+
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero"] = Field(
+        "sigmoid", description="sigmoid, ipo, hinge, robust or apo_zero."
+    )
+    beta: _Positive = Field(0.1, description="How strongly the model is held to its base.")
+    label_smoothing: Annotated[StrictFloat, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="Share of pairs taken to be the wrong way round (loss_type = robust)."
+    )
+
+    @model_validator(mode="after")
+    def _smooth_robust(self) -> Self:
+        if self.label_smoothing and self.loss_type != "robust":
+            raise ValueError("label_smoothing belongs to loss_type = robust")
+        return self
+
+
+class KtoSection(Section):
+    """`[training.kto]`: the loss on thumbs up and down; names and defaults are TRL's, but for z0.
+
+    Nothing here may be worked out from private rows: the weights are constants, and so is z0, or it
+    comes from public texts.
+    """
+
+    loss_type: Literal["kto", "apo_zero_unpaired"] = Field(
+        "kto", description="kto, or apo_zero_unpaired (z0 = 0)."
+    )
+    beta: _Positive = Field(0.1, description="How strongly the model is held to its base.")
+    desirable_weight: _NotNegative = Field(1.0, description="Weight of rows with a thumb up: a constant.")
+    undesirable_weight: _NotNegative = Field(1.0, description="Weight of rows with a thumb down: a constant.")
+    kl: Literal["fixed", "public"] = Field(
+        "fixed", description="Where kto's z0 comes from. fixed: kl_value. public: the texts of kl_file."
+    )
+    kl_value: _NotNegative = Field(0.0, description="z0 in nats (kl = fixed).")
+    kl_file: ConfigPath | None = Field(
+        None,
+        description="Up to 32 PUBLIC rows of prompt and unrelated completion: they go into the plan.",
+    )
+
+    @model_validator(mode="after")
+    def _one_point(self) -> Self:
+        if self.loss_type != "kto" and (self.kl != "fixed" or self.kl_value):
+            raise ValueError("kl and kl_value belong to loss_type = kto")
+        if (self.kl == "public") != (self.kl_file is not None):
+            raise ValueError("kl_file is given for kl = public, and for nothing else")
+        if self.kl == "public" and self.kl_value:
+            raise ValueError("kl_value belongs to kl = fixed")
+        if self.desirable_weight + self.undesirable_weight <= 0:
+            raise ValueError("one of desirable_weight and undesirable_weight must be above 0")
+        return self
+
+
 class TrainingSection(Section):
     """`[training]`: LoRA adapters of one public base model."""
 
-    trainer: Literal["classify", "sft"] = Field(
-        description="classify: text to label. sft: prompt to completion."
+    trainer: Literal["classify", "sft", "dpo", "kto"] = Field(
+        description="classify: text to label. sft: prompt to completion. dpo: pairs. kto: thumbs up and down."
     )
     base_model: StrictStr = Field(
         description="Public id of the base model; every site has it in its models folder."
@@ -61,13 +123,18 @@ class TrainingSection(Section):
         16, ge=1, le=65_536, description="Units of a step if there is no [privacy] section; else unused."
     )
     labels: tuple[StrictStr, ...] = Field((), description="Class names in order (classify).")
+    dpo: DpoSection | None = Field(None, description="The loss of trainer = dpo; its defaults if not given.")
+    kto: KtoSection | None = Field(None, description="The loss of trainer = kto; its defaults if not given.")
 
     @model_validator(mode="after")
-    def _labels_fit(self) -> Self:
+    def _trainer_fits(self) -> Self:
         if self.trainer == "classify" and len(set(self.labels)) < max(2, len(self.labels)):
             raise ValueError("classify needs at least two labels, all different")
         if self.trainer != "classify" and self.labels:
             raise ValueError("labels belong to trainer = classify")
+        for name, section in (("dpo", self.dpo), ("kto", self.kto)):
+            if section is not None and self.trainer != name:
+                raise ValueError(f"[training.{name}] belongs to trainer = {name}")
         return self
 
 

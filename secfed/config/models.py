@@ -31,6 +31,7 @@ __all__ = [
     "AggregatorConfig",
     "BudgetPolicy",
     "ClientConfig",
+    "ConfigPath",
     "DataConfig",
     "JobPolicy",
     "PolicyConfig",
@@ -97,7 +98,9 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
     return Path(os.path.abspath(Path(info.context or "") / home))
 
 
-_ConfigPath = Annotated[Path, AfterValidator(_resolve)]
+ConfigPath = Annotated[Path, AfterValidator(_resolve)]
+"""A path; a relative one is relative to the file it stands in."""
+
 _Site = Annotated[StrictStr, AfterValidator(_check_site)]
 _Listen = Annotated[StrictStr, AfterValidator(_check_listen)]
 _Dial = Annotated[StrictStr, AfterValidator(_check_dial)]
@@ -118,17 +121,22 @@ class AggregatorConfig(Section):
     """`aggregator.toml`: one aggregator process."""
 
     site: _Site = Field(description="This aggregator's name in the roster.")
-    key: _ConfigPath = Field(description="Its private key file.")
-    roster: _ConfigPath = Field(description="The signed roster; a new version is taken up while running.")
+    key: ConfigPath = Field(description="Its private key file.")
+    roster: ConfigPath = Field(description="The signed roster; a new version is taken up while running.")
     roster_key: _PublicKey = Field(description="The federation's public roster key: pinned, never replaced.")
-    state_dir: _ConfigPath = Field(description="Decisions, uploads, journals: back it up, never edit it.")
-    output_dir: _ConfigPath = Field(description="Where the adapters and manifests of finished rounds go.")
+    state_dir: ConfigPath = Field(
+        description="Decisions, uploads, journals: never edit it, never restore it from a copy."
+    )
+    output_dir: ConfigPath = Field(description="Where the adapters and manifests of finished rounds go.")
     listen: _Listen = Field(
         "127.0.0.1:8443", description="Where sites connect (mTLS). Port 0 takes any free port."
     )
     advertise: _Dial | None = Field(None, description="The address in invites, if sites dial another one.")
     ops_listen: _Loopback = Field(
         "127.0.0.1:9443", description="Health and metrics: plain HTTP, so loopback only."
+    )
+    health_listen: _Loopback | None = Field(
+        None, description="The gRPC health service, in plain text, so loopback only; none given: no such."
     )
     training_deadline_s: _Seconds = Field(3600, description="How long sites may train in one round.")
     phase_timeout_s: _Seconds = Field(60, description="How long one phase of the secure sum may take.")
@@ -141,25 +149,30 @@ class AggregatorConfig(Section):
         "info", description="debug, info, warning or error."
     )
 
+    @model_validator(mode="after")
+    def _one_port_each(self) -> Self:
+        if self.health_listen == self.ops_listen and not self.ops_listen.endswith(":0"):
+            raise ValueError("health_listen and ops_listen need an address each")
+        return self
+
 
 class AdminConfig(Section):
     """`admin.toml`: who starts and stops jobs, or reads their status."""
 
     site: _Site = Field(description="This admin's name in the roster.")
-    key: _ConfigPath = Field(description="Its private key file.")
+    key: ConfigPath = Field(description="Its private key file.")
     federation: Annotated[StrictStr, Field(pattern="^[0-9a-f]{32}$")] = Field(
         description="The federation's id, made from its roster key."
     )
     roster_key: _PublicKey = Field(description="The federation's public roster key: pinned, never replaced.")
-    roster: _ConfigPath = Field(description="The newest roster seen.")
+    roster: ConfigPath = Field(description="The newest roster seen.")
     aggregator: _Dial = Field(description="The aggregator's address.")
 
 
 class DataConfig(Section):
     """`[data]` of `client.toml`: what this site trains on."""
 
-    file: _ConfigPath = Field(description="A .jsonl, .csv or .parquet file; it never leaves this site.")
-    format: Literal["auto", "jsonl", "csv", "parquet"] = Field("auto", description="auto goes by the suffix.")
+    file: ConfigPath = Field(description="A .jsonl, .csv or .parquet file; it never leaves this site.")
     unit: Annotated[StrictStr, Field(min_length=1)] = Field(
         description='What privacy protects: "record", or the column that names the person.'
     )
@@ -169,15 +182,31 @@ class DataConfig(Section):
         description="Records of one person that are used; more are left out. Needed with a column.",
     )
     text: StrictStr = Field("text", description="Column of the text (classify).")
-    label: StrictStr = Field("label", description="Column of the label (classify).")
+    label: StrictStr = Field("label", description="Column of the label (classify), or of the thumb (kto).")
     labels: tuple[StrictStr, ...] = Field(
         (), description="Classes a plan must name, in any order; none given: what it names (classify)."
     )
-    prompt: StrictStr = Field("prompt", description="Column of the prompt (sft).")
-    completion: StrictStr = Field("completion", description="Column of the completion (sft).")
+    messages: StrictStr = Field("messages", description="Column of whole chats (sft).")
+    prompt: StrictStr = Field("prompt", description="Column of the prompt (sft, dpo, kto).")
+    completion: StrictStr = Field("completion", description="Column of the completion (sft, kto).")
+    chosen: StrictStr = Field("chosen", description="Column of the preferred response (dpo).")
+    rejected: StrictStr = Field("rejected", description="Column of the other response (dpo).")
     public_n: StrictInt = Field(
         ge=1, description="A public round figure for the number of units; the true count stays private."
     )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Every trainer's column name to this file's."""
+        return {
+            "text": self.text,
+            "label": self.label,
+            "messages": self.messages,
+            "prompt": self.prompt,
+            "completion": self.completion,
+            "chosen": self.chosen,
+            "rejected": self.rejected,
+        }
 
     @field_validator("labels")
     @classmethod
@@ -200,21 +229,19 @@ class ClientConfig(Section):
     """`client.toml`: one site."""
 
     site: _Site = Field(description="This site's name in the roster.")
-    key: _ConfigPath = Field(description="Its private key file.")
+    key: ConfigPath = Field(description="Its private key file.")
     federation: Annotated[StrictStr, Field(pattern="^[0-9a-f]{32}$")] = Field(
         description="The federation's id, made from its roster key."
     )
     roster_key: _PublicKey = Field(description="The federation's public roster key: pinned, never replaced.")
-    roster: _ConfigPath = Field(description="The newest roster seen.")
+    roster: ConfigPath = Field(description="The newest roster seen.")
     aggregator: _Dial = Field(description="The aggregator's address.")
-    aggregator_certificate: _ConfigPath = Field(description="Its TLS certificate (PEM).")
-    state_dir: _ConfigPath = Field(
-        description="State of running attempts. NOT for backups: never restore it."
-    )
-    ledger_dir: _ConfigPath = Field(description="The privacy ledger: back it up, never edit it.")
-    policy: _ConfigPath = Field(description="What this site accepts.")
-    output_dir: _ConfigPath = Field(description="Where fetched adapters and reports go.")
-    models_dir: _ConfigPath = Field(
+    aggregator_certificate: ConfigPath = Field(description="Its TLS certificate (PEM).")
+    state_dir: ConfigPath = Field(description="State of running attempts. NOT for backups: never restore it.")
+    ledger_dir: ConfigPath = Field(description="The privacy ledger: back it up, never edit it.")
+    policy: ConfigPath = Field(description="What this site accepts.")
+    output_dir: ConfigPath = Field(description="Where fetched adapters and reports go.")
+    models_dir: ConfigPath = Field(
         Path("~/.cache/secfed"), validate_default=True, description="Folder of the base models to train."
     )
     device: Annotated[StrictStr, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(
@@ -259,10 +286,16 @@ class JobPolicy(Section):
     allowed_base_models: tuple[StrictStr, ...] = Field(
         (), description="Base models that may be trained; none given: every one installed here."
     )
-    allowed_trainers: tuple[StrictStr, ...] = Field(("classify", "sft"), description="Trainers.")
+    allowed_trainers: tuple[StrictStr, ...] = Field(
+        ("classify", "sft", "dpo", "kto"), description="Trainers."
+    )
     allowed_strategies: tuple[StrictStr, ...] = Field(("fedavg", "ffa"), description="Strategies.")
     allow_non_private: StrictBool = Field(
         False, description="Accept releases WITHOUT differential privacy (epsilon is infinite)."
+    )
+    allow_declared: StrictBool = Field(
+        False,
+        description="Accept events that this site only declares (`client push`); nothing enforces them.",
     )
 
     @field_validator("allowed_kinds")

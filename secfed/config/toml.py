@@ -19,12 +19,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from secfed.config.models import Section
+from secfed.config.refused import refused_option
 from secfed.errors import ConfigError
 
 __all__ = ["checked", "load", "to_toml"]
 
 _MAX_FILE_BYTES = 1 << 20
 """No configuration is longer: a bound before it is read."""
+
+_TRAINERS_TABLES = (["training"], ["training", "dpo"], ["training", "kto"], ["privacy"])
+"""Tables of `JOB.toml` into which people write the option names of other trainers."""
 
 _Model = TypeVar("_Model", bound=Section)
 
@@ -37,7 +41,8 @@ def load(path: Path, model: type[_Model]) -> _Model:
         model: What it must hold.
 
     Raises:
-        ConfigError: `FILE:LINE` and what is wrong there; for an unknown key the nearest known one.
+        ConfigError: `FILE:LINE` and what is wrong there; for an unknown key the nearest known one,
+            and for an option that is refused on purpose its reason, with the remedy.
     """
     try:
         with path.open("rb") as file:
@@ -57,10 +62,10 @@ def load(path: Path, model: type[_Model]) -> _Model:
     try:
         return model.model_validate(table, context=os.path.abspath(path.parent))
     except ValidationError as problem:
-        raise ConfigError(_explain(path, text, model, problem.errors())) from problem
+        raise _explained(path, text, model, problem.errors()) from problem
 
 
-def _explain(path: Path, text: str, model: type[BaseModel], errors: list[ErrorDetails]) -> str:
+def _explained(path: Path, text: str, model: type[BaseModel], errors: list[ErrorDetails]) -> ConfigError:
     """The first error in the file's order as one line, and how many there are."""
     lines = dict(_keys(text))
     located = [(_line_of(lines, error), error) for error in errors]
@@ -68,7 +73,11 @@ def _explain(path: Path, text: str, model: type[BaseModel], errors: list[ErrorDe
     keys = [str(part) for part in error["loc"] if isinstance(part, str)]
     section = f" in [{'.'.join(keys[:-1])}]" if len(keys) > 1 else ""
     name = keys[-1] if keys else "the file"
-    if error["type"] == "extra_forbidden":
+    hint = None
+    refusal = refused_option(name, error["input"]) if keys[:-1] in _TRAINERS_TABLES else None
+    if refusal is not None:
+        what, hint = f"{name!r}{section} is refused: {refusal.reason}", f"{refusal.remedy}."
+    elif error["type"] == "extra_forbidden":
         what = f"unknown key {name!r}{section}{_suggest(model, tuple(keys))}"
     elif error["type"] == "missing":
         what = f"key {name!r} is missing{section}"
@@ -76,7 +85,7 @@ def _explain(path: Path, text: str, model: type[BaseModel], errors: list[ErrorDe
         message = error["msg"].removeprefix("Value error, ")
         what = f"{name!r}{section}: {message[:1].lower()}{message[1:]}, found {_shown(error['input'])}"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{path}:{line} {what}{more}"
+    return ConfigError(f"{path}:{line} {what}{more}", hint=hint)
 
 
 def _shown(value: object) -> str:

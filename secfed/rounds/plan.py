@@ -8,10 +8,19 @@ Every number that privacy depends on stands in the job plan, as a public constan
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
+from secfed.aggregation.spec import Trainer
 from secfed.crypto.kdf import digest
 from secfed.crypto.labels import Label
 from secfed.encoding.layout import SIZE_MAX, Layout
@@ -23,9 +32,13 @@ __all__ = [
     "BaseModelSpec",
     "Deadlines",
     "DpSpec",
+    "DpoSpec",
     "JobPlan",
+    "KtoSpec",
     "LoraSpec",
     "NoiseShares",
+    "PublicMessage",
+    "PublicPair",
     "RoundPlan",
     "TrainSpec",
     "job_plan_digest",
@@ -44,11 +57,18 @@ DecimalText = Annotated[str, StringConstraints(pattern=r"^\d{1,12}(\.\d{1,12})?$
 NOISE_MULTIPLIER_MAX = 1000
 """Above it an accountant adds up more rounding than privacy loss, for hours."""
 
+PUBLIC_PAIRS_MAX = 32
+"""Public pairs in a plan: enough for a mean, few enough to go through the model every round."""
+
+PUBLIC_TEXT_MAX = 65_536
+"""Characters of all public pairs together: in any script they fit in a plan's bytes beside its arrays."""
+
 Side = Annotated[int, Field(ge=1, le=SIZE_MAX)]
 """Of an array; the layout bounds their number and product."""
 
 HexDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=f"^{SITE_PATTERN.pattern}$")]
+_Said = Annotated[str, StringConstraints(min_length=1, max_length=PUBLIC_TEXT_MAX)]
 
 
 class _Frozen(BaseModel):
@@ -79,6 +99,97 @@ class LoraSpec(_Frozen):
     target_modules: tuple[str, ...] = Field(min_length=1)
 
 
+class DpoSpec(_Frozen):
+    """The loss of trainer `dpo`, in TRL's words; every choice looks at one pair alone.
+
+    Attributes:
+        loss_type: `sigmoid` (Rafailov et al. 2023, arXiv:2305.18290), `ipo` (Azar et al. 2023,
+            arXiv:2310.12036), `hinge` (Zhao et al. 2023, arXiv:2305.10425), `robust` (Chowdhury et al.
+            2024, arXiv:2403.00409), `apo_zero` (D'Oosterlinck et al. 2024, arXiv:2408.06266).
+        beta: How strongly the model is held to its base.
+        label_smoothing: `robust`: share of pairs taken to be the wrong way round, below one half.
+    """
+
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero"] = "sigmoid"
+    beta: DecimalText = "0.1"
+    label_smoothing: DecimalText = "0"
+
+    @model_validator(mode="after")
+    def _in_range(self) -> DpoSpec:
+        if Decimal(self.beta) <= 0:
+            raise ValueError("beta must be above 0")
+        if Decimal(self.label_smoothing) and self.loss_type != "robust":
+            raise ValueError("label_smoothing belongs to loss_type = robust")
+        if Decimal(self.label_smoothing) >= Decimal("0.5"):
+            raise ValueError("label_smoothing must be below 0.5")
+        return self
+
+
+class PublicMessage(_Frozen):
+    """One turn of a public chat."""
+
+    role: _Said
+    content: _Said
+
+
+class PublicPair(_Frozen):
+    """A prompt and a completion that does not answer it, both public: two texts, or two lists of messages."""
+
+    prompt: _Said | tuple[PublicMessage, ...]
+    completion: _Said | tuple[PublicMessage, ...]
+
+    @property
+    def characters(self) -> int:
+        """How much text this is."""
+        texts = (self.prompt, self.completion)
+        return sum(
+            len(text) if isinstance(text, str) else sum(len(turn.role) + len(turn.content) for turn in text)
+            for text in texts
+        )
+
+
+class KtoSpec(_Frozen):
+    """The loss of trainer `kto`, in TRL's words; the reference point never comes from private rows.
+
+    TRL takes the point z0 from the batch, so that each row moves every other row's gradient.
+
+    Attributes:
+        loss_type: `kto` (Ethayarajh et al. 2024, arXiv:2402.01306), or `apo_zero_unpaired`
+            (D'Oosterlinck et al. 2024, arXiv:2408.06266), which is `kto` with z0 = 0.
+        beta: How strongly the model is held to its base.
+        desirable_weight: Weight of rows with a thumb up; a constant, never a ratio of private counts.
+        undesirable_weight: Of rows with a thumb down.
+        kl: Where z0 of `kto` comes from: `fixed` is `kl_value`; `public` is worked out at the start of
+            every round from the broadcast adapter on `kl_pairs`.
+        kl_value: z0 in nats under `fixed`.
+        kl_pairs: Public texts under `public`.
+    """
+
+    loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
+    beta: DecimalText = "0.1"
+    desirable_weight: DecimalText = "1"
+    undesirable_weight: DecimalText = "1"
+    kl: Literal["fixed", "public"] = "fixed"
+    kl_value: DecimalText = "0"
+    kl_pairs: tuple[PublicPair, ...] = Field((), max_length=PUBLIC_PAIRS_MAX)
+
+    @model_validator(mode="after")
+    def _in_range(self) -> KtoSpec:
+        if Decimal(self.beta) <= 0:
+            raise ValueError("beta must be above 0")
+        if Decimal(self.desirable_weight) + Decimal(self.undesirable_weight) <= 0:
+            raise ValueError("one of desirable_weight and undesirable_weight must be above 0")
+        if self.loss_type != "kto" and (self.kl != "fixed" or Decimal(self.kl_value)):
+            raise ValueError("kl and kl_value belong to loss_type = kto")
+        if (self.kl == "public") != bool(self.kl_pairs):
+            raise ValueError("public pairs are given for kl = public, and for nothing else")
+        if sum(pair.characters for pair in self.kl_pairs) > PUBLIC_TEXT_MAX:
+            raise ValueError(f"public pairs have at most {PUBLIC_TEXT_MAX} characters in all")
+        if self.kl == "public" and Decimal(self.kl_value):
+            raise ValueError("kl_value belongs to kl = fixed")
+        return self
+
+
 class TrainSpec(_Frozen):
     """What a site trains in one round, all public.
 
@@ -89,9 +200,11 @@ class TrainSpec(_Frozen):
             `shapes` are the strategy's choice of them.
         labels: Class names in order, for `classify`; they come from here, never from data.
         seed: 32 bytes in hexadecimal, public: the adapter's initial values follow from it.
+        dpo: The loss, for `dpo`.
+        kto: The loss, for `kto`.
     """
 
-    trainer: Literal["sft", "classify"]
+    trainer: Trainer
     strategy: Literal["fedavg", "ffa"]
     base: BaseModelSpec
     lora: LoraSpec
@@ -103,14 +216,28 @@ class TrainSpec(_Frozen):
     adapter: dict[str, tuple[Side, ...]] = Field(min_length=1)
     labels: tuple[str, ...] = ()
     seed: HexDigest
+    dpo: DpoSpec | None = None
+    kto: KtoSpec | None = None
+
+    @property
+    def preference(self) -> DpoSpec | KtoSpec | None:
+        """The loss of a trainer that learns from preferences."""
+        return self.dpo or self.kto
 
     @model_validator(mode="after")
-    def _labels_fit(self) -> TrainSpec:
+    def _trainer_fits(self) -> TrainSpec:
         if (self.trainer == "classify") != bool(self.labels):
             raise ValueError("labels are given for `classify`, at least two, and for nothing else")
         if self.trainer == "classify" and len(set(self.labels)) < 2:
             raise ValueError("`classify` needs at least two different labels")
+        if (self.trainer == "dpo", self.trainer == "kto") != (self.dpo is not None, self.kto is not None):
+            raise ValueError("trainers `dpo` and `kto`, and no others, have a section of their name")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out sections that are not there: plans of other trainers keep the bytes they had."""
+        return {name: part for name, part in write(self).items() if part is not None}
 
 
 class DpSpec(_Frozen):

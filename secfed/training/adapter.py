@@ -24,11 +24,15 @@ from torch import nn
 from secfed.aggregation.spec import AdapterSpec
 from secfed.aggregation.strategy import HEAD_BIAS, HEAD_WEIGHT, NamedArrays, is_known
 from secfed.errors import ConfigError, EncodingError
+from secfed.rounds.plan import DpoSpec, KtoSpec
 from secfed.training.classify import Classification, PooledClassifier
+from secfed.training.dpo import Pairs
+from secfed.training.kto import Thumbs
+from secfed.training.lora_gradients import LoraFactor, use_factors
 from secfed.training.sft import Completions
 from secfed.training.task import Task
 
-__all__ = ["AdapterModel", "build", "choose_device", "positions", "schema", "task_columns", "task_of"]
+__all__ = ["AdapterModel", "build", "choose_device", "positions", "schema", "task_of"]
 
 _SILENT_ADAPTER = ".default."
 """PEFT puts the adapter's name into parameter names, but not into what it saves."""
@@ -95,7 +99,7 @@ class AdapterModel:
         chosen = {name: self.parameters[name] for name in sorted(names)}
         owners = [layer for layer in self.module.modules() if _owns(layer, chosen.values())]
         for layer in owners:
-            if type(layer) is not nn.Linear:
+            if type(layer) not in (nn.Linear, LoraFactor):
                 raise ConfigError(f"LoRA on {type(layer).__name__} is not covered; choose linear layers")
         try:
             for parameter in chosen.values():
@@ -138,7 +142,11 @@ def schema(spec: AdapterSpec, folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def positions(folder: Path) -> int | None:
-    """Most tokens that a base model takes, from its config alone; None where it sets no limit."""
+    """Most tokens that a base model takes, from its config alone; None where it sets no limit.
+
+    Other model types lose positions as well: what is left for them shows when `guard.inspect` runs
+    the longest row.
+    """
     config = _config(folder)
     limit: int | None = getattr(config, "max_position_embeddings", None)
     if limit is not None and config.model_type in _OFFSET_POSITIONS:
@@ -146,20 +154,35 @@ def positions(folder: Path) -> int | None:
     return limit
 
 
-def task_of(spec: AdapterSpec, folder: Path, max_length: int) -> Task:
-    """The task of an adapter, with the base model's tokenizer."""
+def task_of(
+    spec: AdapterSpec, folder: Path, max_length: int, preference: DpoSpec | KtoSpec | None = None
+) -> Task:
+    """The task of an adapter, with the base model's tokenizer.
+
+    Args:
+        preference: The loss of `dpo` and `kto`; a metric needs none.
+
+    Raises:
+        ConfigError: The folder holds no tokenizer, or one that does not fit the task and its length.
+    """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"no tokenizer in {folder}: {error}") from error
-    if spec.trainer == "classify":
-        return Classification(tokenizer, spec.labels, max_length)
-    return Completions(tokenizer, max_length)
-
-
-def task_columns(spec: AdapterSpec) -> tuple[str, ...]:
-    """The columns that rows need for this adapter's trainer."""
-    return Classification.columns if spec.trainer == "classify" else Completions.columns
+    if spec.trainer != "classify" and tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "the base's tokenizer has no end-of-text token, which responses end with",
+            hint="Choose a base model whose tokenizer has one.",
+        )
+    match spec.trainer:
+        case "classify":
+            return Classification(tokenizer, spec.labels, max_length)
+        case "dpo":
+            return Pairs(tokenizer, max_length, preference if isinstance(preference, DpoSpec) else DpoSpec())
+        case "kto":
+            return Thumbs(tokenizer, max_length, preference if isinstance(preference, KtoSpec) else KtoSpec())
+        case "sft":
+            return Completions(tokenizer, max_length)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -211,6 +234,7 @@ def _attach(base: Any, spec: AdapterSpec) -> nn.Module:
             adapted: nn.Module = get_peft_model(base, config)
     except ValueError as error:
         raise ConfigError(f"LoRA cannot be attached: {error}") from error
+    use_factors(adapted)
     return PooledClassifier(adapted, hidden, len(spec.labels)) if spec.trainer == "classify" else adapted
 
 

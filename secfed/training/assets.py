@@ -11,6 +11,8 @@ renamed, so that it is there whole or not at all; one that is there is left alon
     data/movies.jsonl                text, label, rating       (vaderSentiment, source archive)
     data/chitchat.jsonl              person, prompt, completion  (chitchat-dataset)
     data/alpaca.jsonl                prompt, completion        (llamafactory, source archive; tests only)
+    data/pairs.jsonl                 prompt, chosen, rejected  (the same; chats)
+    data/thumbs.jsonl                prompt, completion, label (the same; chats)
 
 Every model folder has a `source.json` with its public id, package, version and weights digest.
 """
@@ -271,6 +273,36 @@ def _make_alpaca(draft: Path, cache: Path) -> None:
     _write_rows(draft, [row for row in rows if row["completion"].strip()])
 
 
+def _make_pairs(draft: Path, cache: Path) -> None:
+    """Preference pairs on chats, for tests; they are not passed on."""
+    raw = _member(_archive(cache, "llamafactory-0.9.5"), "data/dpo_en_demo.json")
+    rows = [
+        {
+            "prompt": [_spoken(turn) for turn in row["conversations"]],
+            "chosen": [_spoken(row["chosen"])],
+            "rejected": [_spoken(row["rejected"])],
+        }
+        for row in json.loads(raw)
+    ]
+    _write_rows(draft, rows)
+
+
+def _spoken(turn: Mapping[str, str]) -> dict[str, str]:
+    """A turn in the field's other words, as a message."""
+    role = {"system": "system", "human": "user", "gpt": "assistant"}[turn["from"]]
+    return {"role": role, "content": turn["value"]}
+
+
+def _make_thumbs(draft: Path, cache: Path) -> None:
+    """Chats whose last answer has a thumb up or down, for tests; they are not passed on."""
+    raw = _member(_archive(cache, "llamafactory-0.9.5"), "data/kto_en_demo.json")
+    rows = [
+        {"prompt": row["messages"][:-1], "completion": row["messages"][-1:], "label": row["label"]}
+        for row in json.loads(raw)
+    ]
+    _write_rows(draft, rows)
+
+
 def _write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """JSON lines."""
     with path.open("w", encoding="utf-8") as file:
@@ -314,6 +346,8 @@ ASSETS: dict[str, Asset] = {
         Asset("vader", "data/movies.jsonl", "vaderSentiment 3.3.2", _make_movies),
         Asset("chitchat", "data/chitchat.jsonl", "chitchat-dataset", _make_chitchat),
         Asset("llamafactory", "data/alpaca.jsonl", "llamafactory 0.9.5", _make_alpaca),
+        Asset("pairs", "data/pairs.jsonl", "llamafactory 0.9.5", _make_pairs),
+        Asset("thumbs", "data/thumbs.jsonl", "llamafactory 0.9.5", _make_thumbs),
     )
 }
 """Everything that can be prepared, by name."""

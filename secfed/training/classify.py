@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secfed.errors import DataError
-from secfed.training.task import IGNORED, Example, pad
+from secfed.errors import ConfigError
+from secfed.training.rows import FORMATS, Row
+from secfed.training.task import IGNORED, Example, UnlearnableError, pad
 
 __all__ = ["Classification", "PooledClassifier"]
 
@@ -50,29 +51,45 @@ class Classification:
         tokenizer: The base model's tokenizer.
         labels: Class names in order, from the job plan.
         max_length: Longest text in tokens; the rest is cut.
+
+    Raises:
+        ConfigError: No token of a text fits beside those that the tokenizer adds, where it would
+            leave texts uncut; or it has no token to pad with.
     """
 
-    columns = ("text", "label")
+    formats = FORMATS["classify"]
     metric = "accuracy"
 
     def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
+        added = tokenizer.num_special_tokens_to_add()
+        if max_length <= added:
+            raise ConfigError(
+                f"rows of {max_length} tokens hold no text: the base's tokenizer adds {added} of its own",
+                hint=f"Plan max_length = {added + 1} or more.",
+            )
+        if tokenizer.pad_token_id is None:
+            raise ConfigError(
+                "the base's tokenizer has no padding token, and texts of a batch differ in length",
+                hint="Choose a base model whose tokenizer has one.",
+            )
         self._tokenizer = tokenizer
         self._indices = {label: index for index, label in enumerate(labels)}
         self._max_length = max_length
 
-    def check(self, row: Mapping[str, str]) -> None:
+    def check(self, row: Row) -> None:
         """Refuse a label that is not in the list."""
-        label = row["label"]
+        label = str(row["label"])
         if label not in self._indices:
-            raise DataError(f"label {label!r} is not in the job's list ({', '.join(self._indices)})")
+            raise UnlearnableError(f"label {label!r} is not in the job's list ({', '.join(self._indices)})")
 
-    def example(self, row: Mapping[str, str]) -> Example:
+    def example(self, row: Row) -> Example:
         """Token ids and the label's index; a label out of the list, or no token, gives a loss of zero."""
         tokens = self._tokenizer(row["text"], truncation=True, max_length=self._max_length)["input_ids"]
+        tokens = tokens[: self._max_length]  # whatever a tokenizer takes truncation to be
         if not tokens:
             return Example((self._tokenizer.pad_token_id,), (IGNORED,), cut=0)
         full = self._tokenizer(row["text"])["input_ids"] if len(tokens) == self._max_length else tokens
-        target = self._indices.get(row["label"], IGNORED)
+        target = self._indices.get(str(row["label"]), IGNORED)
         return Example(tuple(tokens), (target,), cut=len(full) - len(tokens))
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -82,6 +99,9 @@ class Classification:
             "attention_mask": pad([[1] * len(example.tokens) for example in examples], 0),
             "targets": torch.tensor([example.targets[0] for example in examples]),
         }
+
+    def begin(self, module: nn.Module) -> None:
+        """The losses take nothing from the adapter beforehand."""
 
     def losses(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Cross entropy of every record, shape (records,); zero, with its gradient, without a target."""

@@ -16,11 +16,10 @@ from secfed.errors import ConfigError, PolicyRefusedError
 from secfed.privacy.events import Event
 from secfed.rounds.plan import JobPlan, RoundPlan, TrainSpec
 from secfed.rounds.ports import NamedArrays, Update
-from secfed.training.adapter import positions, schema, task_columns
-from secfed.training.classify import Classification
+from secfed.training.adapter import positions, schema
 from secfed.training.data import RECORD, load
 from secfed.training.models import weights_sha256
-from secfed.training.sft import Completions
+from secfed.training.rows import FORMATS
 from secfed.training.spec import adapter_spec, planned_event
 from secfed.training.trainer import MICRO_BATCH, LocalTrainer
 
@@ -86,8 +85,8 @@ class TrainingContributor:
         """Load model and rows, and hold them against the plan; nothing is trained.
 
         Raises:
-            ConfigError: The base model is missing, is another one, gives other shapes, or takes fewer
-                tokens than the plan's rows may have.
+            ConfigError: The base model is missing, is another one, gives other shapes, takes fewer
+                tokens than the plan's rows may have, or couples records (`guard.inspect`).
             PolicyRefusedError: The plan's labels are not those that the site declares.
             DataError: A file, column or value does not fit, whatever the plan's labels and lengths are.
         """
@@ -136,8 +135,7 @@ class TrainingContributor:
             )
         table = load(
             site.data,
-            task_columns(spec),
-            also=(*Classification.columns, *Completions.columns),
+            FORMATS[spec.trainer],
             scratch=site.scratch,
             columns=site.columns,
             unit=site.unit,

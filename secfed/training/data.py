@@ -1,7 +1,7 @@
-"""A site's rows: read, checked against the declared columns, and grouped into privacy units.
+"""A site's rows: read, held against a trainer's formats, and grouped into privacy units.
 
-Files are read through `datasets` with a scratch folder that is gone afterwards; nothing lands in
-a cache at home. Rows stay in memory. What `check` finds is for the site's own eyes.
+Rows stay in memory. What a file is refused for does not depend on what a job plan asks for: every
+column that any trainer reads is checked. What `check` finds is for the site's own eyes.
 
 A unit is one row, or all rows of one person. Units above k rows are cut to k by a keyed hash of
 the row's own content, so that which rows stay does not depend on other people's rows, and nobody
@@ -10,36 +10,35 @@ without the site's key can tell which they are.
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
-import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import datasets
 import numpy as np
 
 from secfed.crypto.kdf import derive, lengthed
 from secfed.crypto.labels import Label
 from secfed.errors import DataError
 from secfed.privacy.events import Unit
+from secfed.training.cells import MEANING, Faults, as_label, one_kind
+from secfed.training.reading import read_columns
+from secfed.training.rows import COLUMN_KINDS, Format, Kind, Row, Value
 from secfed.training.task import Example, Task
 
-__all__ = ["RECORD", "DataFacts", "Table", "Units", "check", "group", "load"]
+__all__ = ["RECORD", "DataFacts", "Table", "Units", "check", "example_of", "group", "load"]
 
 RECORD: Final = "record"
 """The `unit` setting under which every row is a unit of its own."""
-
-_FORMATS = {".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 _QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 _FAR = 10
 """A unit count further than this factor from the plan's nominal one is reported to the site."""
+
+_SHOWN_ROWS = 10
+"""Most refused rows that one message lists."""
 
 Units = tuple[tuple[int, ...], ...]
 """Row indices of every unit."""
@@ -54,12 +53,14 @@ class Table:
         rows: One mapping a row, by the trainer's column names.
         owners: The person of every row; None where the file names none.
         columns: Trainer's column name to the file's.
+        kinds: Trainer's column name to what its cells are.
     """
 
     path: Path
-    rows: tuple[Mapping[str, str], ...] = field(repr=False)
+    rows: tuple[Row, ...] = field(repr=False)
     owners: tuple[str, ...] | None = field(repr=False)
     columns: Mapping[str, str]
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,9 @@ class DataFacts:
         rows: Rows in the file.
         units: Privacy units.
         rows_used: Rows left after units were cut to k.
-        columns: Trainer's column name to the file's.
-        lengths: Quantile to tokens, of the rows used.
+        lengths: Quantile to tokens, of the rows used; of a preference pair the longer sequence counts.
         cut_rows: Rows that did not fit in `max_length`.
+        labels: Rows used of every label or thumb; empty where the format has none.
         nominal_units: The plan's public count.
         far_from_plan: Whether the site's count is more than ten times off it.
     """
@@ -80,67 +81,66 @@ class DataFacts:
     rows: int
     units: int
     rows_used: int
-    columns: Mapping[str, str]
     lengths: Mapping[float, int]
     cut_rows: int
+    labels: Mapping[str | bool, int]
     nominal_units: int | None
     far_from_plan: bool
 
 
 def load(
     path: Path,
-    needed: Sequence[str],
+    formats: Sequence[Format],
     *,
-    also: Sequence[str] = (),
     scratch: Path,
     columns: Mapping[str, str] | None = None,
     unit: str = RECORD,
 ) -> Table:
-    """Read a file and check the columns that training needs.
+    """Read a file and check its columns.
 
     Args:
-        path: A `.jsonl`, `.csv` or `.parquet` file.
-        needed: The trainer's columns, all of text (a label or a person may be a whole number).
-        also: Columns whose values are checked likewise where the file has them, so that what a file
-            is refused for does not depend on which columns a job plan asks for.
+        path: A `.jsonl`, `.csv` or `.parquet` file; a CSV holds text only.
+        formats: The trainer's, from `rows.FORMATS`; the first one whose columns the file has is taken.
         scratch: A folder of the site's state; a private folder inside is used and removed.
-        columns: Trainer's name to the file's name, where they differ.
+        columns: Trainer's column name to the file's, where they differ.
         unit: `record`, or the column that names the person.
 
+    Returns:
+        The rows, with the columns of that format.
+
     Raises:
-        DataError: No such file or format; a column that is missing; a value that is missing,
-            null, empty or of another type. The message names file, row (from 1) and column.
+        DataError: No such file or format; a column that is missing or is not of a kind that the
+            format takes; a value, in any column that some trainer reads, that is missing, null, blank
+            or of another type. The message names file, row (from 1) and column, and no value.
     """
-    kind = _FORMATS.get(path.suffix)
-    if kind is None:
-        raise DataError(f"{path}: not a .jsonl, .csv or .parquet file")
-    if not path.is_file() or path.stat().st_size == 0:
-        raise DataError(f"{path}: no such file, or it is empty")
-    named = {name: (columns or {}).get(name, name) for name in needed}
-    content = _read(path, kind, scratch)
-    wanted = [*named.values(), *([unit] if unit != RECORD else [])]
-    for column in wanted:
-        if column not in content:
-            near = difflib.get_close_matches(column, content, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(content)}"
-            raise DataError(f"{path}: no column {column!r}{meant}")
-    count = len(content[wanted[0]])
-    if count == 0:
-        raise DataError(f"{path}: no rows")
-    present = {name: (columns or {}).get(name, name) for name in also}
-    read = {name: column for name, column in sorted((present | named).items()) if column in content}
-    texts = {
-        name: [
-            _text(path, row, column, value, whole=name == "label")
-            for row, value in enumerate(content[column])
-        ]
-        for name, column in read.items()
-    }
+    content = read_columns(path, scratch)
+    names = {name: (columns or {}).get(name, name) for name in COLUMN_KINDS}
+    there = {name: column for name, column in names.items() if column in content}
+    wanted = next((each for each in formats if all(name in there for name in each)), formats[-1])
+    _refuse_columns(path, [names[name] for name in wanted] + ([] if unit == RECORD else [unit]), content)
+    cells, kinds = {}, {}
+    for name, column in there.items():
+        cells[name], kinds[name], faults = one_kind(content[column], COLUMN_KINDS[name])
+        _refuse_cells(path, column, faults)
+    for name, takes in wanted.items():
+        if kinds[name] not in takes:
+            raise DataError(
+                f"{path}: column {there[name]!r} holds {MEANING[kinds[name]]}, "
+                f"where {' or '.join(MEANING[kind] for kind in takes)} is needed",
+                hint="A CSV file holds text only: use .jsonl or .parquet for thumbs and messages.",
+            )
     owners = None
     if unit != RECORD:
-        owners = tuple(_text(path, row, unit, value, whole=True) for row, value in enumerate(content[unit]))
-    rows = tuple({name: texts[name][row] for name in needed} for row in range(count))
-    return Table(path, rows, owners, named)
+        owners, faults = as_label(content[unit])
+        _refuse_cells(path, unit, faults)
+    count = len(next(iter(content.values())))
+    return Table(
+        path,
+        tuple({name: cells[name][row] for name in wanted} for row in range(count)),
+        owners,
+        {name: there[name] for name in wanted},
+        {name: kinds[name] for name in wanted},
+    )
 
 
 def group(table: Table, unit: Unit, records_per_unit: int, key: bytes) -> Units:
@@ -178,18 +178,37 @@ def group(table: Table, unit: Unit, records_per_unit: int, key: bytes) -> Units:
 
 
 def check(table: Table, units: Units, task: Task, *, nominal_units: int | None = None) -> DataFacts:
-    """Count and tokenise; every label is held against the job's list on the way."""
+    """Count and tokenise; every row used is held against what the trainer can learn from.
+
+    Raises:
+        DataError: Rows that nothing can be learnt from; the message names the first, and lists others.
+    """
     used = [row for unit in units for row in unit]
-    examples = [example_of(table, row, task) for row in used]
-    lengths = np.quantile([len(example.tokens) + example.cut for example in examples], _QUANTILES)
+    examples: list[Example] = []
+    faults: Faults = []
+    for row in used:
+        try:
+            task.check(table.rows[row])
+            examples.append(task.example(table.rows[row]))
+        except DataError as error:
+            faults.append((row, str(error)))
+    if faults:
+        raise DataError(f"{table.path}: {_listed(faults)}")
+    sequences = [_sequences(example) for example in examples]
+    lengths = np.quantile([max(len(each.tokens) + each.cut for each in row) for row in sequences], _QUANTILES)
+    labels: dict[str | bool, int] = {}
+    for row in used:
+        label = table.rows[row].get("label")
+        if isinstance(label, str | bool):
+            labels[label] = labels.get(label, 0) + 1
     far = nominal_units is not None and not nominal_units / _FAR <= len(units) <= nominal_units * _FAR
     return DataFacts(
         rows=len(table.rows),
         units=len(units),
         rows_used=len(used),
-        columns=table.columns,
         lengths={quantile: int(length) for quantile, length in zip(_QUANTILES, lengths, strict=True)},
-        cut_rows=sum(example.cut > 0 for example in examples),
+        cut_rows=sum(any(each.cut for each in row) for row in sequences),
+        labels=labels,
         nominal_units=nominal_units,
         far_from_plan=far,
     )
@@ -199,81 +218,40 @@ def example_of(table: Table, row: int, task: Task) -> Example:
     """One row checked and tokenised, for eyes that may see it; a refusal names file and row."""
     try:
         task.check(table.rows[row])
+        return task.example(table.rows[row])
     except DataError as error:
         raise DataError(f"{table.path}: row {row + 1}: {error}") from error
-    return task.example(table.rows[row])
 
 
-def _read(path: Path, kind: str, scratch: Path) -> dict[str, list[Any]]:
-    """The file's columns as Python values; a CSV's are all text, and empty fields are null."""
-    options: dict[str, Any] = {}
-    if kind == "csv":
-        header = _csv_header(path)
-        options = {
-            "features": datasets.Features({column: datasets.Value("string") for column in header}),
-            "keep_default_na": False,  # the text "NA" is a text
-            "na_values": [""],
-        }
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it would print values of private rows
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="data-") as cache:
-        try:
-            loaded = datasets.load_dataset(
-                kind, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
-            )
-            return {column: list(loaded[column]) for column in loaded.column_names}
-        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError, StopIteration) as error:
-            raise DataError(f"{path}: {_fault(path, kind, error)}") from None
+def _sequences(example: Example) -> tuple[Example, ...]:
+    """What goes through the model for one record."""
+    return (example,) if example.rejected is None else (example, example.rejected)
 
 
-def _csv_header(path: Path) -> list[str]:
-    """Column names of a CSV; also refuses no rows, and a row with too many or too few fields."""
-    with path.open(newline="", encoding="utf-8") as file:
-        try:
-            reader = csv.reader(file, strict=True)
-            header, row = next(reader), 0
-            for row, fields in enumerate(reader, start=1):
-                if fields and len(fields) != len(header):
-                    raise DataError(f"{path}: row {row}: {len(fields)} fields, the header has {len(header)}")
-        except (csv.Error, UnicodeDecodeError, StopIteration) as error:
-            raise DataError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    if row == 0:
-        raise DataError(f"{path}: no rows")
-    if len(set(header)) != len(header):
-        raise DataError(f"{path}: two columns have the same name")
-    return header
+def _refuse_columns(path: Path, wanted: Sequence[str], content: Mapping[str, Any]) -> None:
+    """Refuse a file that lacks one of these columns."""
+    for column in wanted:
+        if column not in content:
+            near = difflib.get_close_matches(column, content, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(content)}"
+            raise DataError(f"{path}: no column {column!r}{meant}")
 
 
-def _fault(path: Path, kind: str, error: Exception) -> str:
-    """Why a file cannot be read, with the row where it can be found; never a value of it."""
-    if kind != "json":
-        return f"not a readable {path.suffix} file ({type(error.__cause__ or error).__name__})"
-    with path.open("rb") as file:
-        for row, line in enumerate(file, start=1):
-            try:
-                parsed = json.loads(line) if line.strip() else {}
-            except ValueError:
-                return f"row {row}: not a line of JSON"
-            if not isinstance(parsed, dict):
-                return f"row {row}: not a JSON object"
-    return "its rows do not have the same columns and types"
+def _refuse_cells(path: Path, column: str, faults: Faults) -> None:
+    """Refuse a file with faulty cells in a column."""
+    if faults:
+        raise DataError(f"{path}: {_listed(faults, f', column {column!r}')}")
 
 
-def _text(path: Path, row: int, column: str, value: object, *, whole: bool) -> str:
-    """A value as text, or the refusal that names its place."""
-    if isinstance(value, str) and value.strip():
-        return value
-    if whole and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    what = (
-        "no value"
-        if value is None or value == ""
-        else "blank text"
-        if isinstance(value, str)
-        else (f"{type(value).__name__} where text is needed")
-    )
-    raise DataError(f"{path}: row {row + 1}, column {column!r}: {what}")
+def _listed(faults: Faults, where: str = "") -> str:
+    """The first fault, and the rows of the others."""
+    (row, what), *others = faults
+    text = f"row {row + 1}{where}: {what}"
+    if not others:
+        return text
+    shown = ", ".join(str(other + 1) for other, _ in others[:_SHOWN_ROWS])
+    more = ", ..." if len(others) > _SHOWN_ROWS else ""
+    return f"{text} (and {len(others)} more rows: {shown}{more})"
 
 
 def _ranker(table: Table, key: bytes) -> Callable[[int], tuple[bytes, int]]:
@@ -281,7 +259,16 @@ def _ranker(table: Table, key: bytes) -> Callable[[int], tuple[bytes, int]]:
 
     def rank(row: int) -> tuple[bytes, int]:
         owner = table.owners[row] if table.owners is not None else ""
-        content = lengthed(owner.encode(), *(value.encode() for _, value in sorted(table.rows[row].items())))
-        return derive(key, Label.UNIT_RECORDS, content), row
+        cells = (_bytes(value) for _, value in sorted(table.rows[row].items()))
+        return derive(key, Label.UNIT_RECORDS, lengthed(owner.encode(), *cells)), row
 
     return rank
+
+
+def _bytes(value: Value) -> bytes:
+    """A cell's content; columns have one kind each, so kinds need not be told apart."""
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bool):
+        return bytes([value])
+    return lengthed(*(part.encode() for message in value for part in (message.role, message.content)))

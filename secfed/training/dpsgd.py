@@ -1,13 +1,15 @@
 """DP-SGD: noisy sums of clipped gradients, one gradient a privacy unit.
 
-Per-record gradients come from Opacus' hooks, and its DPOptimizer is extended where its defaults
-are not private enough: sampling, noise and denominators are not left to it.
+Per-record gradients come from Opacus' hooks, those of LoRA's factors by a sampler of our own
+(`lora_gradients`), and its DPOptimizer is extended where its defaults are not private enough:
+sampling, noise and denominators are not left to it.
 
 - Batches come from `random.PoissonSampler`: secret, over units, never capped. An empty one still
   takes its noisy step.
 - The gradients of a unit's records are averaged, and the unit is clipped once. Norms and sums are
-  float64; a factor (1 - 1e-6) covers their rounding. A unit whose gradient is not finite counts
-  as zero, so that it cannot show.
+  float64, taken array by array, so that one array's gradients at most exist twice; a factor
+  (1 - 1e-6) covers their rounding. A unit whose gradient is not finite counts as zero, so that it
+  cannot show.
 - Noise is drawn once a logical batch, whatever micro-batches it was walked in, from a secret
   stream; the noisy sum is put on a grid and divided by the public constant B.
 
@@ -20,15 +22,17 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleHooks
+from opacus.grad_sample import GradSampleHooks, register_grad_sampler
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from secfed.training.adapter import AdapterModel
+from secfed.training.lora_gradients import LoraFactor, factor_gradients, per_record
 from secfed.training.random import PoissonSampler, Stream, gaussian, snap
 from secfed.training.task import Example, Task
 
@@ -44,6 +48,11 @@ __all__ = [
 
 ROUNDING_MARGIN = 1 - 1e-6
 """Clipped gradients are shortened by this, so that rounding cannot carry a norm above C."""
+
+_PIECE_TOKENS = 32
+"""What one more micro-batch costs beside its tokens, in tokens: calls of layers, hooks, clipping."""
+
+register_grad_sampler(LoraFactor)(factor_gradients)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +72,22 @@ class MicroBatch:
     complete: int
 
 
-def micro_batches(units: Sequence[Sequence[int]], size: int) -> Iterator[MicroBatch]:
-    """Cut a logical batch into pieces of at most `size` records; a unit may span several pieces."""
+def micro_batches(units: Sequence[Sequence[int]], lengths: Sequence[int], size: int) -> Iterator[MicroBatch]:
+    """Cut a logical batch into pieces of at most `size` records; a unit may span several pieces.
+
+    Args:
+        units: Positions of the records of every unit drawn.
+        lengths: Tokens of every record, by position.
+        size: Most records of a piece.
+    """
     flat = [
         (number, record, 1.0 / len(unit), position == len(unit) - 1)
         for number, unit in enumerate(units)
         for position, record in enumerate(unit)
     ]
-    for start in range(0, len(flat), size):
-        piece = flat[start : start + size]
+    start = 0
+    for end in _cuts([lengths[record] for _, record, _, _ in flat], size):
+        piece = flat[start:end]
         first = piece[0][0]
         yield MicroBatch(
             records=tuple(record for _, record, _, _ in piece),
@@ -79,6 +95,26 @@ def micro_batches(units: Sequence[Sequence[int]], size: int) -> Iterator[MicroBa
             shares=tuple(share for _, _, share, _ in piece),
             complete=sum(last for _, _, _, last in piece),
         )
+        start = end
+
+
+def _cuts(lengths: Sequence[int], size: int) -> list[int]:
+    """Where the pieces end that have the fewest tokens in all, padding and calls counted."""
+    cost, begin = [0], [0]
+    for end in range(1, len(lengths) + 1):
+        longest, best = 0, (0, 0)
+        for start in range(end - 1, max(end - size, 0) - 1, -1):
+            longest = max(longest, lengths[start])
+            tried = (cost[start] + (end - start) * longest + _PIECE_TOKENS, start)
+            best = tried if start == end - 1 else min(best, tried)
+        cost.append(best[0])
+        begin.append(best[1])
+    ends = []
+    end = len(lengths)
+    while end > 0:
+        ends.append(end)
+        end = begin[end]
+    return ends[::-1]
 
 
 class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type information
@@ -129,18 +165,45 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
         Raises:
             RuntimeError: A layer gave no per-record gradient (its hook did not run).
         """
-        sums = self._unit_sums(piece)
-        square = sum((part.square().sum(dim=1) for part in sums), start=torch.zeros((), dtype=torch.float64))
-        counted = torch.isfinite(square)
-        scale = ROUNDING_MARGIN * (self.max_grad_norm / square.sqrt()).clamp(max=1.0)
-        for parameter, part in zip(self.params, sums, strict=True):
+        samples = [_samples(parameter, piece).flatten(1) for parameter in self.params]
+        device = samples[0].device
+        shares = torch.tensor(piece.shares, dtype=torch.float64, device=device)
+        slots = torch.tensor(piece.slots, device=device)
+        single = self._unfinished is None and set(piece.shares) == {1.0}
+
+        def means(index: int) -> Tensor:
+            """Mean gradient of each unit so far in one array, float64, shape (units, elements)."""
+            rows = samples[index].to(torch.float64, copy=True)
+            if single:
+                return rows
+            # no matrix product: it would carry what is not finite into other units
+            part = rows.new_zeros(piece.slots[-1] + 1, rows.shape[1])
+            part.index_add_(0, slots, rows.mul_(shares[:, None]))
+            if self._unfinished is not None:
+                part[0] += self._unfinished[index]
+            return part
+
+        norms = torch.stack(
+            [
+                # the norm of float32 rows in float64, without a copy of them
+                torch.linalg.vector_norm(part if single else means(index), dim=1, dtype=torch.float64)
+                for index, part in enumerate(samples)
+            ]
+        )
+        norm = torch.linalg.vector_norm(norms, dim=0)
+        counted = torch.isfinite(norm)
+        scale = ROUNDING_MARGIN * (self.max_grad_norm / norm).clamp(max=1.0)
+        open_units: list[Tensor] = []
+        for index, parameter in enumerate(self.params):
+            part = means(index)
+            if piece.complete < len(part):
+                open_units.append(part[-1].clone())
             # a mask and not a factor of 0: zero times infinity is not zero
-            kept = torch.where(counted[:, None], part * scale[:, None], 0.0)
-            parameter.summed_grad += kept[: piece.complete].sum(dim=0)
+            part.mul_(scale[:, None]).masked_fill_(~counted[:, None], 0.0)
+            parameter.summed_grad += part[: piece.complete].sum(dim=0)
             parameter.grad_sample = None
             parameter.grad = None
-        open_units = len(square) - piece.complete
-        self._unfinished = [part[-1] for part in sums] if open_units else None
+        self._unfinished = open_units or None
 
     def add_noise(self) -> None:
         """Put one draw of noise on the whole batch's sum, and the result on a grid."""
@@ -173,28 +236,19 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
         self.scale_grad()
         return True
 
-    def _unit_sums(self, piece: MicroBatch) -> list[Tensor]:
-        """Mean gradient of each unit so far, a float64 matrix (units, elements) a parameter."""
-        sums = []
-        for index, parameter in enumerate(self.params):
-            samples = parameter.grad_sample
-            if not isinstance(samples, Tensor) or len(samples) != len(piece.records):
-                raise RuntimeError("a trained layer gave no gradient a record; nothing was sent")
-            shares = torch.tensor(piece.shares, dtype=torch.float64, device=samples.device)
-            slots = torch.tensor(piece.slots, device=samples.device)
-            rows = samples.reshape(len(samples), -1).to(torch.float64) * shares[:, None]
-            part = torch.zeros(piece.slots[-1] + 1, rows.shape[1], dtype=torch.float64, device=samples.device)
-            part.index_add_(0, slots, rows)
-            if self._unfinished is not None:
-                part[0] += self._unfinished[index]
-            sums.append(part)
-        return sums
+
+def _samples(parameter: Any, piece: MicroBatch) -> Tensor:
+    """The gradients of a piece's records by one array, where Opacus puts them; shape (records, ...)."""
+    samples = parameter.grad_sample
+    if not isinstance(samples, Tensor) or len(samples) != len(piece.records):
+        raise RuntimeError("a trained layer gave no gradient a record; nothing was sent")
+    return samples
 
 
 @contextmanager
 def per_record_gradients(module: nn.Module) -> Iterator[None]:
     """Opacus' hooks on a module, taken off again whatever happens."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), per_record(module):
         # meant: below the adapter's first layer the base is frozen
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         hooks = GradSampleHooks(module, loss_reduction="sum")
@@ -214,14 +268,22 @@ def accumulate(
 ) -> None:
     """Add the clipped gradients of a logical batch, micro-batch by micro-batch.
 
-    Units go by length, so that little is padded; the sum does not depend on their order.
+    Units go by length, and so do the records of each, so that little is padded; the sum depends
+    neither on their order nor on where it is cut.
     """
-    ordered = sorted(units, key=lambda unit: max(len(examples[record].tokens) for record in unit))
-    for piece in micro_batches(ordered, micro_batch):
+    lengths = [_tokens(example) for example in examples]
+    by_length = [sorted(unit, key=lengths.__getitem__) for unit in units]
+    by_length.sort(key=lambda unit: lengths[unit[-1]])
+    for piece in micro_batches(by_length, lengths, micro_batch):
         batch = task.collate([examples[record] for record in piece.records])
         losses = task.losses(model.module, {name: part.to(model.device) for name, part in batch.items()})
         torch.autograd.backward(losses.sum())
         optimizer.clip_and_accumulate(piece)
+
+
+def _tokens(example: Example) -> int:
+    """Tokens of a record, of both its responses if it is a pair."""
+    return len(example.tokens) + (0 if example.rejected is None else len(example.rejected.tokens))
 
 
 def train(

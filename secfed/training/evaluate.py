@@ -54,7 +54,7 @@ class Evaluator:
         """Load an adapter and measure it."""
         self._model.load(arrays)
         top, bottom = 0.0, 0
-        with torch.no_grad():
+        with torch.inference_mode():
             for start in range(0, len(self._examples), _BATCH):
                 batch = self._task.collate(self._examples[start : start + _BATCH])
                 on_device: Mapping[str, torch.Tensor] = {

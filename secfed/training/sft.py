@@ -1,6 +1,6 @@
-"""`sft`: a causal language model learns completions; the loss is over the record's own tokens.
+"""`sft`: a causal language model learns responses; the loss is over the record's own tokens.
 
-Each record's loss is the mean over its own completion tokens. A mean over the batch's tokens, as
+Each record's loss is the mean over its own response tokens. A mean over the batch's tokens, as
 common trainers take it, would make a record's gradient depend on the lengths of the others.
 """
 
@@ -11,67 +11,62 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secfed.training.task import IGNORED, Example, pad
+from secfed.errors import DataError
+from secfed.training.responses import Responses, collate, log_likelihoods
+from secfed.training.rows import FORMATS, Row
+from secfed.training.task import NOTHING, Example, UnlearnableError
 
 __all__ = ["Completions"]
 
 
 class Completions:
-    """Rows with a prompt and a completion; the completion ends with the end-of-text token.
+    """Rows with a prompt and a completion, or with a conversation's messages.
 
     Args:
         tokenizer: The base model's tokenizer.
-        max_length: Longest record in tokens. What is too long loses the start of its prompt
-            first, then the end of its completion.
+        max_length: Longest record in tokens; see `Responses`.
     """
 
-    columns = ("prompt", "completion")
+    formats = FORMATS["sft"]
     metric = "mean completion loss (nats a token)"
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self._tokenizer = tokenizer
-        self._max_length = max_length
+        self._responses = Responses(tokenizer, max_length)
+        self._padding: int = tokenizer.eos_token_id
 
-    def check(self, row: Mapping[str, str]) -> None:
-        """Every text can be learnt from."""
+    def check(self, row: Row) -> None:
+        """Refuse a chat that has no assistant's turn, or that the template does not write."""
+        self._example(row)
 
-    def example(self, row: Mapping[str, str]) -> Example:
-        """Prompt and completion as one sequence; only the completion counts."""
-        prompt = self._tokenizer(row["prompt"])["input_ids"]
-        completion = self._tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
-        completion = [*completion, self._tokenizer.eos_token_id]
-        total = len(prompt) + len(completion)
-        kept_completion = completion[: max(self._max_length - 1, 1)]  # one prompt token predicts its first
-        room = self._max_length - len(kept_completion)
-        kept_prompt = prompt[-room:] if room else []
-        tokens = (*kept_prompt, *kept_completion)
-        targets = (*[IGNORED] * len(kept_prompt), *kept_completion)
-        return Example(tokens, targets, cut=total - len(tokens))
+    def example(self, row: Row) -> Example:
+        """Prompt and completion as one sequence; only the completion counts, or the assistant's turns."""
+        try:
+            return self._example(row)
+        except UnlearnableError:
+            return NOTHING
 
     def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """input_ids, attention_mask and targets, each of shape (records, longest)."""
-        return {
-            "input_ids": pad([example.tokens for example in examples], self._tokenizer.eos_token_id),
-            "attention_mask": pad([[1] * len(example.tokens) for example in examples], 0),
-            "targets": pad([example.targets for example in examples], IGNORED),
-        }
+        return collate(examples, self._padding)
+
+    def begin(self, module: nn.Module) -> None:
+        """The losses take nothing from the adapter beforehand."""
 
     def losses(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Mean negative log-likelihood of every record's completion, shape (records,)."""
-        sums, counts = _completion_sums(module, batch)
-        return sums / counts.clamp(min=1)
+        """Mean negative log-likelihood of every record's response tokens, shape (records,)."""
+        sums, counts = log_likelihoods(module, batch)
+        return -sums / counts.clamp(min=1)
 
     def measure(self, module: nn.Module, batch: Mapping[str, Tensor]) -> tuple[float, int]:
-        """Negative log-likelihood of the completion tokens, and their number."""
-        sums, counts = _completion_sums(module, batch)
-        return float(sums.sum()), int(counts.sum())
+        """Negative log-likelihood of the response tokens, and their number."""
+        sums, counts = log_likelihoods(module, batch)
+        return -float(sums.sum()), int(counts.sum())
 
-
-def _completion_sums(module: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Summed negative log-likelihood and number of completion tokens of every record."""
-    output = module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    logits, targets = output.logits[:, :-1], batch["targets"][:, 1:]
-    losses = nn.functional.cross_entropy(
-        logits.transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none"
-    )
-    return losses.sum(dim=1), (targets != IGNORED).sum(dim=1)
+    def _example(self, row: Row) -> Example:
+        """One row as a sequence, or the refusal that says why not."""
+        if "messages" not in row:
+            return self._responses.response(row["prompt"], row["completion"])
+        messages = row["messages"]
+        if not isinstance(messages, tuple):
+            raise DataError("a conversation is a list of messages")
+        return self._responses.conversation(messages)

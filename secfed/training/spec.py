@@ -10,7 +10,8 @@ import math
 
 from secfed.aggregation.spec import AdapterSpec
 from secfed.errors import ConfigError
-from secfed.privacy.events import Event, NonPrivate, PoissonGaussian
+from secfed.privacy.events import Event, NonPrivate
+from secfed.rounds.charge import steps_event
 from secfed.rounds.plan import DpSpec, TrainSpec
 
 __all__ = ["PLAIN_REASON", "adapter_spec", "planned_event", "update_bound"]
@@ -42,14 +43,7 @@ def planned_event(train: TrainSpec, dp: DpSpec | None) -> Event:
     """The event that one round's local training will be, to be reserved before it starts."""
     if dp is None:
         return NonPrivate(PLAIN_REASON)
-    return PoissonGaussian(
-        q_num=dp.sampling_num,
-        noise_multiplier=dp.noise_multiplier,
-        steps=train.steps,
-        relation=dp.relation,
-        unit=dp.unit,
-        records_per_unit=dp.records_per_unit,
-    )
+    return steps_event(dp, train.steps)
 
 
 def update_bound(train: TrainSpec, dp: DpSpec | None) -> float:

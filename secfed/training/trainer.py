@@ -25,7 +25,7 @@ from secfed.errors import SecfedError
 from secfed.privacy.events import Event
 from secfed.rounds.plan import DpSpec, TrainSpec
 from secfed.rounds.ports import Update
-from secfed.training import dpsgd
+from secfed.training import dpsgd, guard
 from secfed.training.adapter import AdapterModel, build, task_of
 from secfed.training.data import Table, Units, group
 from secfed.training.random import PoissonSampler, Streams
@@ -46,14 +46,15 @@ class LocalTrainer:
         dp: The plan's privacy section; None for a job without differential privacy, whose event
             is `non_private`.
         base_folder: Where the base model lies here.
-        table: The site's rows, with the columns of the trainer.
+        table: The site's rows, in a format of the trainer.
         key: 32 secret bytes of the site, for the choice of a person's records.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: Threads of torch on the CPU, for the whole process; None leaves them.
         micro_batch: Records that go through the model at once.
 
     Raises:
-        ConfigError: Base model, target modules or device do not fit.
+        ConfigError: Base model, tokenizer, target modules or device do not fit, or the model couples
+            records or does not take the plan's longest row.
         DataError: A person's column is needed.
     """
 
@@ -75,13 +76,15 @@ class LocalTrainer:
         self._train = train
         self._dp = dp
         self._strategy: Strategy = by_name(train.strategy)
-        self._task: Task = task_of(spec, base_folder, train.max_length)
+        self._task: Task = task_of(spec, base_folder, train.max_length, train.preference)
         self._units: Units = (
             group(table, "record", 1, key) if dp is None else group(table, dp.unit, dp.records_per_unit, key)
         )
         self._examples, self._units = _tokenise(table, self._units, self._task)
         self._model: AdapterModel = build(spec, base_folder, device=device)
         self._micro_batch = micro_batch
+        with self._model.trainable(self._strategy.trainable(train.adapter)) as parameters:
+            guard.inspect(self._model.module, parameters, max_length=train.max_length)
 
     @property
     def model(self) -> AdapterModel:
@@ -118,6 +121,7 @@ class LocalTrainer:
                 not finite. Nothing may be sent then; the charge stands.
         """
         self._model.load(base)
+        self._task.begin(self._model.module)
         names = self._strategy.trainable(base)
         before = _fingerprints(self._model.module)
         with self._model.trainable(names) as parameters:
@@ -210,7 +214,7 @@ class LocalTrainer:
         """Refuse to go on if a tensor moved that carries no noise, or if the adapter stayed."""
         allowed = {id(self._model.parameters[name]) for name in names}
         now = _fingerprints(self._model.module)
-        if any(now[key] != before[key] for key in before if key not in allowed):
+        if any(now.get(key) != before[key] for key in before if key not in allowed):
             raise SecfedError("training changed a tensor that carries no noise; nothing was sent")
         for name in names:
             if not np.isfinite(after[name]).all():

@@ -14,6 +14,8 @@ from secfed.errors import ConfigError, EncodingError, StorageError
 
 SPEC = AdapterSpec("org/encoder", "main", "classify", ("query", "value"), 2, 4, ("no", 'yes|"maybe"'))
 PLAIN = AdapterSpec("org/model", "main", "sft", ("q_proj",), 2, 4)
+PAIRS = AdapterSpec("org/model", "main", "dpo", ("q_proj",), 2, 4)
+THUMBS = AdapterSpec("org/model", "main", "kto", ("q_proj",), 2, 4)
 
 
 def arrays(*, head: bool = True) -> dict[str, np.ndarray]:
@@ -27,7 +29,7 @@ def arrays(*, head: bool = True) -> dict[str, np.ndarray]:
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize(("spec", "head"), [(SPEC, True), (PLAIN, False)])
+@pytest.mark.parametrize(("spec", "head"), [(SPEC, True), (PLAIN, False), (PAIRS, False), (THUMBS, False)])
 def test_read_gives_back_what_was_written(tmp_path: Path, spec: AdapterSpec, head: bool) -> None:
     written = arrays(head=head)
     files = folder.write(tmp_path / "round-0001", spec, written)
@@ -46,6 +48,17 @@ def test_card_has_front_matter_notes_and_code(tmp_path: Path) -> None:
     code = card.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
     assert len(code.strip().splitlines()) <= 14
+
+
+@pytest.mark.parametrize("spec", [PLAIN, PAIRS, THUMBS])
+def test_card_of_a_language_model(tmp_path: Path, spec: AdapterSpec) -> None:
+    folder.write(tmp_path, spec, arrays(head=False))
+    card = (tmp_path / folder.CARD_FILE).read_text()
+    assert "\npipeline_tag: text-generation\n" in card
+    assert f"| trained for | {spec.trainer}: " in card
+    code = card.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert "AutoModelForCausalLM" in code
 
 
 def test_nothing_local_in_the_folder(tmp_path: Path) -> None:

@@ -106,6 +106,65 @@ def test_a_column_may_have_another_name(site: Callable[..., Path], secfed: Comma
     assert (done.code, done.fact("columns")) == (0, "text = 'note', label = 'class'")
 
 
+ASKED = [{"role": "user", "content": "Is the film good?"}]
+YES = [{"role": "assistant", "content": "Very good, and long enough to be cut."}]
+NO = [{"role": "assistant", "content": "No."}]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "row", "values"),
+    [
+        ("sft", {"prompt": "Good?", "completion": " Yes."}, "prompt: text, completion: text"),
+        ("sft", {"messages": ASKED + YES}, "messages: a list of messages"),
+        (
+            "dpo",
+            {"prompt": "Good?", "chosen": " Yes.", "rejected": " No."},
+            "prompt: text, chosen: text, rejected: text",
+        ),
+        (
+            "dpo",
+            {"prompt": ASKED, "chosen": YES, "rejected": NO},
+            "prompt: a list of messages, chosen: a list of messages, rejected: a list of messages",
+        ),
+        (
+            "kto",
+            {"prompt": ASKED, "completion": YES, "label": True},
+            "prompt: a list of messages, completion: a list of messages, label: true or false",
+        ),
+    ],
+)
+def test_every_trainers_rows_are_checked(
+    site: Callable[..., Path], secfed: Command, trainer: str, row: dict[str, Any], values: str
+) -> None:
+    done = secfed("data", "check", "--config", site([row] * 3), "--trainer", trainer, "--max-length", 4)
+    assert (done.code, done.fact("values")) == (0, values)
+    assert (done.fact("rows"), done.fact("refused rows")) == ("3, of which 3 count", "none")
+    assert ("warning: no thumb down" in done.err) == (trainer == "kto")
+    if trainer == "kto":
+        assert done.fact("labels") == "up: 3"
+    assert "Good?" not in done.said
+
+
+def test_refused_rows_are_listed(site: Callable[..., Path], secfed: Command) -> None:
+    row = {"prompt": "Good?", "chosen": " Yes.", "rejected": " No."}
+    config = site([row, {**row, "chosen": None}, row, {**row, "chosen": ""}])
+    done = secfed("data", "check", "--config", config, "--trainer", "dpo")
+    assert done.code == 2
+    assert "row 2, column 'chosen': no value (and 1 more rows: 4)" in done.error
+
+
+def test_columns_of_pairs_may_have_other_names(site: Callable[..., Path], secfed: Command) -> None:
+    config = site(
+        [{"question": "Good?", "better": " Yes.", "worse": " No."}],
+        prompt="question", chosen="better", rejected="worse",
+    )  # fmt: skip
+    done = secfed("data", "check", "--config", config, "--trainer", "dpo")
+    assert (done.code, done.fact("columns")) == (
+        0,
+        "prompt = 'question', chosen = 'better', rejected = 'worse'",
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "words", "expected"),
     [
@@ -114,7 +173,9 @@ def test_a_column_may_have_another_name(site: Callable[..., Path], secfed: Comma
         ({}, ("--labels", "bad,fine"), "row 2"),
         ({}, (), "--labels"),
         ({}, ("--labels", "bad"), "at least two labels"),
-        ({}, ("--trainer", "dpo"), "--trainer is classify or sft, not 'dpo'"),
+        ({}, ("--trainer", "ppo"), "--trainer is one of classify, sft, dpo, kto, not 'ppo'"),
+        ({}, ("--trainer", "dpo"), "no column 'prompt'"),
+        ({}, ("--trainer", "kto"), "no column 'prompt'"),
         ({}, ("--labels", "bad,good", "--base-model", "x/unheard-of"), "'x/unheard-of'"),
         ({}, ("--trainer", "sft"), "no column 'prompt'"),
     ],

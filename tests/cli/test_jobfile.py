@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Callable
@@ -15,13 +16,13 @@ import pytest
 from secfed.cli.jobfile import TEMPLATES, plan_of, template
 from secfed.config import JobPolicy, load, to_toml
 from secfed.config.job import JobFile
-from secfed.errors import BudgetExceededError, ConfigError
+from secfed.errors import BudgetExceededError, ConfigError, SecfedError
 from secfed.identity import roster
 from secfed.identity.fields import from_base64
 from secfed.identity.roster import Roster
 from secfed.ids import ClientId
 from secfed.privacy import accountant
-from secfed.rounds.plan import JobPlan
+from secfed.rounds.plan import DpoSpec, JobPlan, KtoSpec, PublicMessage, PublicPair
 from secfed.training.spec import planned_event, update_bound
 
 Command = Callable[..., Any]
@@ -107,8 +108,8 @@ def test_job_init_overwrites_nothing(tmp_path: Path, secfed: Command) -> None:
 
 
 def test_an_unknown_template_is_answered_with_the_known_ones(tmp_path: Path, secfed: Command) -> None:
-    done = secfed("job", "init", "--template", "dpo", "-o", tmp_path / "JOB.toml")
-    assert (done.code, done.remedy) == (2, "Choose one of: vector, classify, sft.")
+    done = secfed("job", "init", "--template", "grpo", "-o", tmp_path / "JOB.toml")
+    assert (done.code, done.remedy) == (2, "Choose one of: vector, classify, sft, dpo, kto.")
     assert not (tmp_path / "JOB.toml").exists()
 
 
@@ -133,6 +134,14 @@ def test_an_unknown_template_is_answered_with_the_known_ones(tmp_path: Path, sec
         ("classify", "labels", 'labels = ["yes"]', "'training': classify needs at least two labels"),
         ("classify", "labels", 'labels = ["yes", "yes"]', "'training': classify needs at least two"),
         ("sft", "labels", 'labels = ["a", "b"]', "'training': labels belong to trainer = classify"),
+        ("dpo", "trainer", 'trainer = "sft"', "'training': [training.dpo] belongs to trainer = dpo"),
+        ("dpo", "beta", "beta = 0.0", "'beta' in [training.dpo]: input should be greater than 0"),
+        ("dpo", "label_smoothing", "label_smoothing = 0.1", "'dpo' in [training]: label_smoothing belongs"),
+        ("kto", "loss_type", 'loss_type = "kdo"', "'loss_type' in [training.kto]: "),
+        ("kto", "kl", 'kl = "batch"', "'kl' in [training.kto] is refused: a reference point estimated"),
+        ("dpo", "loss_type", 'loss_type = "aot"', "'loss_type' in [training.dpo] is refused: AOT losses"),
+        ("kto", "kl_value", "kl_value = 1.0", "'kto' in [training]: kl and kl_value belong to"),
+        ("kto", "desirable_weight", "desirable_weight = -1.0", "'desirable_weight' in [training.kto]: "),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_line(
@@ -211,7 +220,10 @@ def test_what_only_the_plan_can_see_is_one_line_too(
     assert "Value error" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("kind", "unit", "records"), [("classify", "record", 1), ("sft", "person", 4)])
+@pytest.mark.parametrize(
+    ("kind", "unit", "records"),
+    [("classify", "record", 1), ("sft", "person", 4), ("dpo", "record", 1), ("kto", "record", 1)],
+)
 def test_the_plan_of_a_training_job(plan: Plan, kind: str, unit: str, records: int) -> None:
     made = plan(kind)
     train, dp, section = made.training, made.dp, template(kind).privacy
@@ -230,6 +242,45 @@ def test_the_plan_of_a_training_job(plan: Plan, kind: str, unit: str, records: i
     whole = accountant.epsilon([planned_event(train, dp)] * made.rounds, float(dp.delta)).epsilon
     assert float(figures[-1]) == pytest.approx(whole, abs=2e-3)
     assert len(tomllib.loads(to_toml(template(kind), Path()))["training"]["target_modules"]) == 2
+
+
+def test_preference_losses_become_constants_of_the_plan(plan: Plan, tmp_path: Path) -> None:
+    made = plan("dpo", ("loss_type", 'loss_type = "robust"'), ("label_smoothing", "label_smoothing = 0.05"))
+    assert made.training is not None
+    assert made.training.preference == DpoSpec(loss_type="robust", beta="0.1", label_smoothing="0.05")
+    asked, said = {"role": "user", "content": "One?"}, {"role": "assistant", "content": "Blue."}
+    public = [{"prompt": [asked], "completion": [said]}]
+    (tmp_path / "public.jsonl").write_text("".join(json.dumps(row) + "\n" for row in public))
+    made = plan(
+        "kto",
+        ("loss_type", 'loss_type = "kto"'),
+        ("kl", 'kl = "public"'),
+        ("# kl_file", 'kl_file = "public.jsonl"'),
+    )
+    assert made.training is not None
+    pair = PublicPair(prompt=(PublicMessage(**asked),), completion=(PublicMessage(**said),))
+    assert made.training.preference == KtoSpec(kl="public", kl_pairs=(pair,))
+
+
+@pytest.mark.parametrize(
+    ("row", "count", "expected"),
+    [
+        ({"prompt": "One?"}, 1, "no column 'completion'"),
+        ({"prompt": "One?", "completion": "Blue."}, 33, "at most 32"),
+        ({"prompt": "x" * 40_000, "completion": "Blue."}, 2, "at most 65536 characters"),
+    ],
+)
+def test_public_rows_that_no_plan_can_carry(
+    plan: Plan, tmp_path: Path, row: dict[str, Any], count: int, expected: str
+) -> None:
+    (tmp_path / "public.jsonl").write_text((json.dumps(row) + "\n") * count)
+    with pytest.raises(SecfedError, match=expected):
+        plan(
+            "kto",
+            ("loss_type", 'loss_type = "kto"'),
+            ("kl", 'kl = "public"'),
+            ("# kl_file", 'kl_file = "public.jsonl"'),
+        )
 
 
 def test_two_plans_share_no_seed(plan: Plan) -> None:

@@ -18,14 +18,23 @@ from tokenizers.pre_tokenizers import Whitespace
 from secfed.aggregation.initial import initial_adapter
 from secfed.aggregation.registry import by_name
 from secfed.aggregation.spec import AdapterSpec
-from secfed.rounds.plan import BaseModelSpec, DpSpec, LoraSpec, TrainSpec
+from secfed.rounds.plan import BaseModelSpec, DpoSpec, DpSpec, KtoSpec, LoraSpec, TrainSpec
 from secfed.training.adapter import schema
 from secfed.training.models import model_folder, weights_sha256
+from secfed.training.rows import Message
 
 torch.set_num_threads(1)
 
 WORDS = ["<pad>", "<eos>", "<unk>", *(f"w{number}" for number in range(61))]
 SEED = "5e" * 32
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] not in ('user', 'assistant') %}{{ raise_exception('role') }}{% endif %}"
+    "{{ 'w58' if message['role'] == 'user' else 'w59' }} {{ message['content'] }} <eos> {% endfor %}"
+    "{% if add_generation_prompt %}w59 {% endif %}"
+)
+"""Turns of the toy chats: who speaks is a word, and each turn ends."""
 
 TARGETS = {"bert": ("query", "value"), "llama": ("q_proj", "v_proj"), "gpt2": ("c_attn",)}
 
@@ -60,7 +69,11 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
             words = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
             words.pre_tokenizer = Whitespace()
             transformers.PreTrainedTokenizerFast(
-                tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+                tokenizer_object=words,
+                pad_token="<pad>",
+                eos_token="<eos>",
+                unk_token="<unk>",
+                chat_template=None if kind == "bert" else CHAT_TEMPLATE,
             ).save_pretrained(place)
             made[kind] = place
         return made[kind]
@@ -72,12 +85,10 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 def spec_of() -> Callable[[str], AdapterSpec]:
     """The adapter that is put on a tiny model."""
 
-    def spec(kind: str) -> AdapterSpec:
-        classify = kind == "bert"
-        labels = ("no", "yes") if classify else ()
-        return AdapterSpec(
-            f"tiny/{kind}", "main", "classify" if classify else "sft", TARGETS[kind], 2, 4, labels
-        )
+    def spec(kind: str, trainer: Any = None) -> AdapterSpec:
+        trainer = trainer or ("classify" if kind == "bert" else "sft")
+        labels = ("no", "yes") if trainer == "classify" else ()
+        return AdapterSpec(f"tiny/{kind}", "main", trainer, TARGETS[kind], 2, 4, labels)
 
     return spec
 
@@ -88,8 +99,8 @@ def train_spec(
 ) -> Callable[..., TrainSpec]:
     """A training section for a tiny model; keywords overwrite fields."""
 
-    def make(kind: str, **changes: Any) -> TrainSpec:
-        spec, place = spec_of(kind), base_folder(kind)
+    def make(kind: str, trainer: str | None = None, **changes: Any) -> TrainSpec:
+        spec, place = spec_of(kind, trainer), base_folder(kind)
         fields: dict[str, Any] = {
             "trainer": spec.trainer,
             "strategy": "ffa",
@@ -101,6 +112,8 @@ def train_spec(
             "adapter": schema(spec, place),
             "labels": spec.labels,
             "seed": SEED,
+            "dpo": DpoSpec() if spec.trainer == "dpo" else None,
+            "kto": KtoSpec(kl_value="0.5") if spec.trainer == "kto" else None,
         }
         return TrainSpec(**(fields | changes))
 
@@ -144,26 +157,49 @@ def first_adapter() -> Callable[[TrainSpec], dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def rows_for() -> Callable[..., list[dict[str, str]]]:
+def rows_for() -> Callable[..., list[dict[str, Any]]]:
     """Toy rows for a kind of model, of different lengths; each row's words depend on its number alone."""
 
-    def make(kind: str, count: int, persons: int | None = None) -> list[dict[str, str]]:
+    def make(
+        kind: str, count: int, persons: int | None = None, trainer: str | None = None
+    ) -> list[dict[str, Any]]:
         rows = []
         for row in range(count):
-            words = [f"w{(row * 7 + place * 3) % 61}" for place in range(2 + row % 9)]
-            if kind == "bert":
-                made = {"text": " ".join(words), "label": ("no", "yes")[row % 2]}
-            else:
-                made = {
-                    "prompt": " ".join(words),
-                    "completion": " ".join(f"w{(row * 5 + place) % 61}" for place in range(1 + row % 5)),
-                }
+            made = _row(row, trainer or ("classify" if kind == "bert" else "sft"))
             if persons is not None:
                 made["person"] = f"p{row % persons}"
             rows.append(made)
         return rows
 
     return make
+
+
+def _row(number: int, trainer: str) -> dict[str, Any]:
+    words = " ".join(f"w{(number * 7 + place * 3) % 61}" for place in range(2 + number % 9))
+    reply = " ".join(f"w{(number * 5 + place) % 61}" for place in range(1 + number % 5))
+    other = " ".join(f"w{(number * 11 + 3 + place * 2) % 61}" for place in range(1 + number % 4))
+    match trainer:
+        case "classify":
+            return {"text": words, "label": ("no", "yes")[number % 2]}
+        case "dpo":
+            return {"prompt": words, "chosen": reply, "rejected": other}
+        case "kto":
+            return {"prompt": words, "completion": reply, "label": number % 3 != 0}
+        case _:
+            return {"prompt": words, "completion": reply}
+
+
+@pytest.fixture(scope="session")
+def as_chat() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """A row of prompt and responses with every text as a list of one message."""
+
+    def convert(row: Mapping[str, Any]) -> dict[str, Any]:
+        roles = {"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"}
+        return {
+            name: (Message(roles[name], value),) if name in roles else value for name, value in row.items()
+        }
+
+    return convert
 
 
 @pytest.fixture

@@ -13,11 +13,14 @@ import numpy as np
 import peft
 import pytest
 import torch
+import transformers
+from tokenizers.processors import TemplateProcessing
 
 from secfed.aggregation import folder
 from secfed.aggregation.spec import AdapterSpec
 from secfed.errors import ConfigError, EncodingError
 from secfed.training.adapter import AdapterModel, build, choose_device, schema, task_of
+from secfed.training.classify import Classification
 
 KINDS = ("bert", "llama", "gpt2")
 
@@ -132,7 +135,9 @@ except ImportError:
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "gpt2" else ()) for kind in KINDS]
+)
 def test_folder_loads_where_secfed_is_not_and_gives_equal_logits(
     kind: str, ready: Callable[..., Any], base_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -197,3 +202,61 @@ def test_completion_loss_is_the_models_own(
         own = task.losses(model.module, batch)
         theirs = model.module(input_ids=batch["input_ids"], labels=batch["targets"]).loss
     assert own.item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+@pytest.fixture
+def tokenizer_folder(base_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """The tiny BERT's tokenizer, one that adds a token before and after each text; keywords change it."""
+
+    def make(**changes: Any) -> Path:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base_folder("bert"))
+        around = TemplateProcessing(single="<eos> $A <eos>", special_tokens=[("<eos>", 1)])
+        tokenizer.backend_tokenizer.post_processor = around
+        for name, value in changes.items():
+            setattr(tokenizer, name, value)
+        tokenizer.save_pretrained(tmp_path)
+        return tmp_path
+
+    return make
+
+
+def test_texts_are_cut_to_the_length_or_the_length_is_refused(
+    tokenizer_folder: Callable[..., Path], spec_of: Callable[..., Any]
+) -> None:
+    """With no room for a token of the text the tokenizer cuts nothing: the plan decides, not the row."""
+    place = tokenizer_folder()
+    row = {"text": "w0 w1 w2 w3 w4", "label": "no"}
+    example = task_of(spec_of("bert"), place, 3).example(row)
+    assert (example.tokens, example.cut) == ((1, 3, 1), 4)
+    for too_short in (1, 2):
+        with pytest.raises(ConfigError, match="hold no text") as refusal:
+            task_of(spec_of("bert"), place, too_short)
+        assert "max_length = 3" in refusal.value.hint
+
+
+class Uncut:
+    """A tokenizer that takes no notice of truncation."""
+
+    pad_token_id = 0
+
+    def num_special_tokens_to_add(self) -> int:
+        return 0
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [3 + place for place, _ in enumerate(text.split())]}
+
+
+def test_texts_are_cut_whatever_the_tokenizer_does() -> None:
+    example = Classification(Uncut(), ("no", "yes"), 2).example({"text": "a b c d", "label": "yes"})
+    assert (example.tokens, example.targets, example.cut) == ((3, 4), (1,), 2)
+
+
+def test_a_tokenizer_without_the_token_to_pad_with_is_refused(
+    tokenizer_folder: Callable[..., Path], spec_of: Callable[..., Any]
+) -> None:
+    with pytest.raises(ConfigError, match="no padding token"):
+        task_of(spec_of("bert"), tokenizer_folder(pad_token=None), 24)
+    unended = tokenizer_folder(eos_token=None)
+    for trainer in ("sft", "dpo", "kto"):
+        with pytest.raises(ConfigError, match="no end-of-text token"):
+            task_of(spec_of("llama", trainer), unended, 24)

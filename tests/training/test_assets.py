@@ -11,7 +11,9 @@ import pytest
 
 from secfed.errors import ConfigError
 from secfed.training import assets
+from secfed.training.data import load
 from secfed.training.models import model_folder, weights_sha256
+from secfed.training.rows import FORMATS
 
 SENTENCES = "1\t2.25\tA fine film\r\n2\t-1.5\tDull\r\n3\t0.1\tIt exists\r\n"
 
@@ -95,13 +97,17 @@ def test_model_folder_stays_in_the_cache(tmp_path: Path) -> None:
         weights_sha256(tmp_path)
 
 
-def test_prepared_assets_are_whole(cache: Path) -> None:
+def test_prepared_assets_are_whole(cache: Path, tmp_path: Path) -> None:
     """The real ones: counts of the sources' descriptions, and digests that match their files."""
     movies = [json.loads(line) for line in (cache / "data/movies.jsonl").read_text().splitlines()]
     assert (len(movies), sum(row["label"] == "positive" for row in movies)) == (10_043, 4_982)
     chats = [json.loads(line) for line in (cache / "data/chitchat.jsonl").read_text().splitlines()]
     assert len(chats) > 3_000
     assert all(set(row) == {"person", "prompt", "completion"} and row["completion"].strip() for row in chats)
+    for name, trainer, thumbs_up in (("pairs", "dpo", None), ("thumbs", "kto", 150)):
+        table = load(cache / f"data/{name}.jsonl", FORMATS[trainer], scratch=tmp_path)
+        assert (len(table.rows), table.kinds["prompt"]) == (300, "messages")
+        assert (thumbs_up or 0) == sum(row.get("label") is True for row in table.rows)
     for model_id in (assets.MINILM_ID, assets.SMOLLM2_ID):
         place = model_folder(cache, model_id)
         source = json.loads((place / assets.SOURCE).read_text())

@@ -201,11 +201,15 @@ def test_a_layer_without_gradients_is_an_error(site: Callable[..., Site]) -> Non
 # -- micro-batches -----------------------------------------------------------------------------
 
 
-@given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=8), size=st.integers(1, 9))
-def test_pieces_cover_every_record_once(sizes: list[int], size: int) -> None:
+@given(
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=8),
+    lengths=st.lists(st.integers(1, 99), min_size=56, max_size=56),
+    size=st.integers(1, 9),
+)
+def test_pieces_cover_every_record_once(sizes: list[int], lengths: list[int], size: int) -> None:
     records = iter(range(100))
     units = [tuple(next(records) for _ in range(count)) for count in sizes]
-    pieces = list(micro_batches(units, size))
+    pieces = list(micro_batches(units, lengths, size))
     assert [record for piece in pieces for record in piece.records] == [
         record for unit in units for record in unit
     ]
@@ -214,6 +218,31 @@ def test_pieces_cover_every_record_once(sizes: list[int], size: int) -> None:
     for piece in pieces:
         assert len(piece.records) <= size
         assert piece.slots[-1] + 1 - piece.complete in (0, 1)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 99), min_size=1, max_size=10),
+    size=st.integers(1, 5),
+    cuts=st.lists(st.booleans(), min_size=10, max_size=10),
+)
+def test_no_other_cut_has_less_padding_and_fewer_pieces(
+    lengths: list[int], size: int, cuts: list[bool]
+) -> None:
+    """The pieces found are the cheapest: no other cut is better in one of them and no worse in the other."""
+
+    def padded(pieces: Sequence[Sequence[int]]) -> tuple[int, int]:
+        tokens = sum(len(piece) * max(lengths[record] for record in piece) for piece in pieces)
+        return tokens, len(pieces)
+
+    found = padded([piece.records for piece in micro_batches(singles(len(lengths)), lengths, size)])
+    others: list[list[int]] = [[]]
+    for record in range(len(lengths)):
+        if others[-1] and (cuts[record] or len(others[-1]) == size):
+            others.append([])
+        others[-1].append(record)
+    tokens, pieces = padded(others)
+    assert not (tokens < found[0] and pieces <= found[1])
+    assert not (tokens <= found[0] and pieces < found[1])
 
 
 def test_micro_batches_change_nothing_but_memory(site: Callable[..., Site]) -> None:

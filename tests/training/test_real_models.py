@@ -17,6 +17,7 @@ from secfed.training.assets import MINILM_ID, SMOLLM2_ID
 from secfed.training.data import load
 from secfed.training.evaluate import Evaluator
 from secfed.training.models import weights_sha256
+from secfed.training.rows import FORMATS
 from secfed.training.spec import update_bound
 from secfed.training.trainer import LocalTrainer
 
@@ -60,13 +61,13 @@ def test_minilm_learns_from_movie_sentences_under_dp(
         nominal_units=2000,
         delta="0.00001",
     )
-    table = load(tmp_path / "site.jsonl", ("text", "label"), scratch=tmp_path)
+    table = load(tmp_path / "site.jsonl", FORMATS["classify"], scratch=tmp_path)
     site = LocalTrainer(train, dp, folder, table, KEY, device="cpu")
     base = initial_adapter(train.adapter, bytes.fromhex(SEED))
     bound = update_bound(train, dp)
     update = site.run(base, bound=bound)
     assert update.saturated == 0  # Adam cannot pass the bound
-    public = load(tmp_path / "public.jsonl", ("text", "label"), scratch=tmp_path)
+    public = load(tmp_path / "public.jsonl", FORMATS["classify"], scratch=tmp_path)
     metric = Evaluator(site.model, site.task, public).measure(by_name("ffa").apply(base, update.arrays))
     assert metric.value >= 0.6
 
@@ -89,7 +90,7 @@ def test_smollm2_trains_with_persons_as_units(
         nominal_units=30,
         delta="0.00001",
     )
-    table = load(tmp_path / "site.jsonl", ("prompt", "completion"), scratch=tmp_path, unit="person")
+    table = load(tmp_path / "site.jsonl", FORMATS["sft"], scratch=tmp_path, unit="person")
     site = LocalTrainer(train, dp, folder, table, KEY, device="cpu", micro_batch=4)
     update = site.run(initial_adapter(train.adapter, bytes.fromhex(SEED)))
     assert all(np.isfinite(value).all() and value.any() for value in update.arrays.values())

@@ -57,8 +57,8 @@ def test_sgd_bound_holds_nominal_steps(train_spec: Callable[..., Any], dp_spec: 
 def test_no_torch_for_plans_models_and_folders() -> None:
     """Whoever has no torch (the aggregator) can still read specs and write folders."""
     code = (
-        "import sys, secfed.training.spec, secfed.training.models, secfed.aggregation.folder, "
-        "secfed.aggregation.registry, secfed.aggregation.initial; "
+        "import sys, secfed.training.spec, secfed.training.models, secfed.training.rows, "
+        "secfed.aggregation.folder, secfed.aggregation.registry, secfed.aggregation.initial; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'peft', 'opacus', 'datasets')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,12 +15,13 @@ from scipy import stats
 from secfed.aggregation.registry import by_name
 from secfed.errors import ConfigError, DataError, PolicyRefusedError, SecfedError
 from secfed.privacy.events import NonPrivate, PoissonGaussian
-from secfed.rounds.plan import Deadlines, JobPlan, RoundPlan
+from secfed.rounds.plan import Deadlines, JobPlan, KtoSpec, PublicPair, RoundPlan
 from secfed.training import trainer as trainer_module
 from secfed.training.adapter import positions, task_of
 from secfed.training.contributor import SiteSettings, TrainingContributor
 from secfed.training.data import load
 from secfed.training.evaluate import Evaluator, evaluate_folder
+from secfed.training.rows import FORMATS
 from secfed.training.trainer import LocalTrainer, clamp
 
 KEY = bytes(range(32))
@@ -37,9 +38,9 @@ def make_trainer(
     def make(
         kind: str, train: Any, dp: Any, *, rows: int = 24, persons: int | None = None, **options: Any
     ) -> LocalTrainer:
-        needed = ("text", "label") if kind == "bert" else ("prompt", "completion")
         unit = "record" if persons is None else "person"
-        table = load(write_rows(rows_for(kind, rows, persons)), needed, scratch=tmp_path / "s", unit=unit)
+        made = rows_for(kind, rows, persons, train.trainer)
+        table = load(write_rows(made), FORMATS[train.trainer], scratch=tmp_path / "s", unit=unit)
         return LocalTrainer(train, dp, base_folder(kind), table, KEY, device="cpu", **options)
 
     return make
@@ -50,12 +51,13 @@ def start(first_adapter: Callable[..., Any]) -> Callable[..., Any]:
     return first_adapter
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("trainer", ["classify", "sft", "dpo", "kto"])
 @pytest.mark.parametrize("strategy", ["ffa", "fedavg"])
 def test_a_run_gives_the_plans_shapes_and_the_planned_event(
-    kind: str, strategy: str, train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any
+    trainer: str, strategy: str, train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any
 ) -> None:
-    train, dp = train_spec(kind, strategy=strategy, steps=3), dp_spec()
+    kind = "bert" if trainer == "classify" else "llama"
+    train, dp = train_spec(kind, trainer, strategy=strategy, steps=3), dp_spec()
     seen: list[int] = []
     update = make_trainer(kind, train, dp).run(start(train), bound=1.0, on_step=seen.append)
     assert {name: value.shape for name, value in update.arrays.items()} == by_name(strategy).wire_shapes(
@@ -116,6 +118,51 @@ def test_persons_are_units(train_spec: Any, dp_spec: Any, make_trainer: Any, sta
     assert update.event == PoissonGaussian(2**63, "1.0", 2, "add-remove", "person", 3)
     with pytest.raises(DataError, match="person"):
         make_trainer("llama", train_spec("llama"), dp, rows=30)
+
+
+def test_a_rounds_public_point_comes_from_the_adapter_that_it_starts_from(
+    train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = PublicPair(prompt="w1 w2", completion="w3 w4")
+    train = train_spec("llama", "kto", kto=KtoSpec(kl="public", kl_pairs=(pair,)))
+    one, seen = make_trainer("llama", train, dp_spec()), []
+
+    def watched(module: torch.nn.Module) -> None:
+        begin(module)
+        seen.append({name: value.copy() for name, value in one.model.arrays().items()})
+
+    begin = one.task.begin
+    monkeypatch.setattr(one.task, "begin", watched)
+    base = start(train)
+    for _ in range(2):
+        one.run(base)
+    assert len(seen) == 2
+    assert all(np.array_equal(held[name], base[name]) for held in seen for name in base)
+
+
+def test_conversations_are_rows_too(
+    train_spec: Any,
+    dp_spec: Any,
+    start: Any,
+    base_folder: Any,
+    rows_for: Any,
+    write_rows: Any,
+    tmp_path: Path,
+) -> None:
+    """`messages` from a file; a chat that nothing can be learnt from changes no number of the plan."""
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row["completion"]},
+            ][: 1 + number % 4]
+        }
+        for number, row in enumerate(rows_for("llama", 24))
+    ]
+    table = load(write_rows(chats), FORMATS["sft"], scratch=tmp_path / "s")
+    train = train_spec("llama")
+    update = LocalTrainer(train, dp_spec(), base_folder("llama"), table, KEY, device="cpu").run(start(train))
+    assert update.event == PoissonGaussian(2**63, "1.0", 2, "add-remove", "record", 1)
 
 
 def test_without_dp_the_event_says_so(train_spec: Any, make_trainer: Any, start: Any) -> None:
@@ -182,9 +229,11 @@ def site(
     write_rows: Callable[..., Path],
     tmp_path: Path,
 ) -> Callable[..., TrainingContributor]:
-    def make(kind: str, folder_kind: str | None = None, **options: Any) -> TrainingContributor:
+    def make(
+        kind: str, folder_kind: str | None = None, trainer: str | None = None, **options: Any
+    ) -> TrainingContributor:
         settings = SiteSettings(
-            data=write_rows(rows_for(kind, 24, persons=6)),
+            data=write_rows(rows_for(kind, 24, persons=6, trainer=trainer)),
             model_folder=lambda _: base_folder(folder_kind or kind),
             scratch=tmp_path / "scratch",
             device="cpu",
@@ -225,6 +274,24 @@ def test_contributor_reserves_what_it_does(train_spec: Any, dp_spec: Any, site: 
     assert {name: value.shape for name, value in update.arrays.items()} == plan.shapes
     with pytest.raises(ValueError, match="another"):
         here.contribute(plan, round_plan("other"), start(train))
+
+
+@pytest.mark.parametrize("trainer", ["dpo", "kto"])
+def test_preferences_are_contributed_with_persons_as_units(
+    trainer: str, train_spec: Any, dp_spec: Any, site: Any, start: Any
+) -> None:
+    train = train_spec("llama", trainer)
+    plan = plan_of(train, dp_spec(unit="person", records_per_unit=3))
+    here = site("llama", trainer=trainer, unit="person")
+    here.check(plan)
+    update = here.contribute(plan, round_plan(), start(train))
+    assert (
+        update.event
+        == here.planned_event(plan)
+        == PoissonGaussian(2**63, "1.0", 2, "add-remove", "person", 3)
+    )
+    with pytest.raises(DataError, match="no column 'prompt'"):
+        site("bert", "llama", unit="person").check(plan)
 
 
 def test_update_is_within_the_plans_bound(train_spec: Any, dp_spec: Any, site: Any, start: Any) -> None:
@@ -307,12 +374,22 @@ def test_positions_after_a_padding_token_are_fewer(tmp_path: Path) -> None:
     assert positions(tmp_path) == 512
 
 
+def test_a_base_that_fails_on_the_plans_longest_row_is_refused_before_training(
+    train_spec: Any, dp_spec: Any, site: Any, base_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the config does not tell: no row here has as many tokens, and no row decides."""
+    monkeypatch.setattr("secfed.training.contributor.positions", lambda _folder: None)
+    site("bert").check(plan_of(train_spec("bert", max_length=64), dp_spec()))
+    with pytest.raises(ConfigError, match="rows of up to 65 tokens"):
+        site("bert").check(plan_of(train_spec("bert", max_length=65), dp_spec()))
+
+
 # -- evaluation --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.parametrize("trainer", ["classify", "sft", "dpo", "kto"])
 def test_metric_by_hand_and_from_a_folder(
-    kind: str,
+    trainer: str,
     train_spec: Any,
     make_trainer: Any,
     start: Any,
@@ -323,9 +400,11 @@ def test_metric_by_hand_and_from_a_folder(
 ) -> None:
     from secfed.aggregation import folder
 
-    train = train_spec(kind)
+    kind = "bert" if trainer == "classify" else "llama"
+    train = train_spec(kind, trainer)
     one, arrays = make_trainer(kind, train, None), start(train)
-    public = load(write_rows(rows_for(kind, 40), "public.jsonl"), one.task.columns, scratch=tmp_path)
+    rows = rows_for(kind, 40, trainer=trainer)
+    public = load(write_rows(rows, "public.jsonl"), one.task.formats, scratch=tmp_path)
     metric = Evaluator(one.model, one.task, public).measure(arrays)
     task = task_of(one.model.spec, base_folder(kind), train.max_length)
     top, bottom = 0.0, 0
@@ -335,7 +414,7 @@ def test_metric_by_hand_and_from_a_folder(
         top, bottom = top + part[0], bottom + part[1]
     assert metric.value == pytest.approx(top / bottom, rel=1e-5)
     assert metric.rows == 40
-    assert metric.perplexity == (None if kind == "bert" else pytest.approx(np.exp(metric.value)))
+    assert metric.perplexity == (pytest.approx(np.exp(metric.value)) if trainer == "sft" else None)
     folder.write(tmp_path / "adapter", one.model.spec, arrays)
     again = evaluate_folder(
         tmp_path / "adapter", base_folder(kind), public, max_length=train.max_length, device="cpu"

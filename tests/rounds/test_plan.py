@@ -1,0 +1,143 @@
+"""A plan's training section: one text for each plan, and public constants that fit together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from secfed.rounds.plan import (
+    PUBLIC_PAIRS_MAX,
+    PUBLIC_TEXT_MAX,
+    BaseModelSpec,
+    DpoSpec,
+    JobPlan,
+    KtoSpec,
+    LoraSpec,
+    PublicMessage,
+    PublicPair,
+    TrainSpec,
+)
+from secfed.store import jsontext
+
+PAIR = PublicPair(prompt="one", completion="two")
+CHAT = PublicPair(
+    prompt=(PublicMessage(role="user", content="one"),),
+    completion=(PublicMessage(role="assistant", content="two"),),
+)
+
+BEFORE_PREFERENCES = (
+    '{"adapter":{"m.q.lora_A.weight":[2,4],"m.q.lora_B.weight":[4,2]},"base":{"id":"org/model",'
+    f'"revision":"main","weights_sha256":"{"0d" * 32}"}},"labels":[],"learning_rate":"0.01",'
+    '"lora":{"alpha":4,"r":2,"target_modules":["q"]},"max_length":128,"optimizer":"adamw","plain_batch":16,'
+    f'"seed":"{"5e" * 32}","steps":2,"strategy":"ffa","trainer":"sft"}}'
+).encode()
+"""A training section as it was written before there were `dpo` and `kto`."""
+
+
+def section(trainer: str, **options: Any) -> TrainSpec:
+    return TrainSpec(
+        trainer=trainer,
+        strategy="ffa",
+        base=BaseModelSpec(id="org/model", weights_sha256="0d" * 32),
+        lora=LoraSpec(r=2, alpha=4, target_modules=("q",)),
+        steps=2,
+        learning_rate="0.01",
+        adapter={"m.q.lora_A.weight": (2, 4), "m.q.lora_B.weight": (4, 2)},
+        seed="5e" * 32,
+        **options,
+    )
+
+
+def test_plans_from_before_preferences_keep_their_bytes() -> None:
+    """Sites compare digests: the same text is read, and the same plan is written as that text."""
+    read = TrainSpec.model_validate_json(BEFORE_PREFERENCES)
+    assert read == section("sft")
+    assert jsontext.compact(read.model_dump(mode="json")) == BEFORE_PREFERENCES
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        section("dpo", dpo=DpoSpec(loss_type="robust", beta="0.5", label_smoothing="0.1")),
+        section("kto", kto=KtoSpec(kl="public", kl_pairs=(PAIR, CHAT))),
+    ],
+)
+def test_a_preference_section_is_read_as_it_was_written(spec: TrainSpec) -> None:
+    text = jsontext.compact(spec.model_dump(mode="json"))
+    again = TrainSpec.model_validate_json(text)
+    assert again == spec
+    assert again.preference == (spec.dpo or spec.kto)
+    assert jsontext.compact(again.model_dump(mode="json")) == text
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options"),
+    [
+        ("dpo", {}),
+        ("kto", {}),
+        ("sft", {"dpo": DpoSpec()}),
+        ("dpo", {"kto": KtoSpec()}),
+        ("kto", {"kto": KtoSpec(), "dpo": DpoSpec()}),
+        ("dpo", {"dpo": DpoSpec(), "labels": ("a", "b")}),
+    ],
+)
+def test_a_trainer_has_its_own_section_and_no_other(trainer: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"section of their name|labels are given"):
+        section(trainer, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"loss_type": "aot"}, "loss_type"),
+        ({"beta": "0"}, "beta must be above 0"),
+        ({"beta": 0.1}, "beta"),
+        ({"label_smoothing": "0.1"}, "belongs to loss_type = robust"),
+        ({"loss_type": "robust", "label_smoothing": "0.5"}, "below 0.5"),
+    ],
+)
+def test_dpo_constants_in_range(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        DpoSpec(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"loss_type": "bco"}, "loss_type"),
+        ({"kl": "batch"}, "kl"),
+        ({"beta": "0"}, "beta must be above 0"),
+        ({"desirable_weight": "0", "undesirable_weight": "0"}, "must be above 0"),
+        ({"loss_type": "apo_zero_unpaired", "kl_value": "1"}, "belong to loss_type = kto"),
+        ({"loss_type": "apo_zero_unpaired", "kl": "public", "kl_pairs": (PAIR,)}, "belong to loss_type"),
+        ({"kl": "public"}, "public pairs are given for kl = public"),
+        ({"kl_pairs": (PAIR,)}, "public pairs are given for kl = public"),
+        ({"kl": "public", "kl_pairs": (PAIR,), "kl_value": "1"}, "kl_value belongs to kl = fixed"),
+        ({"kl": "public", "kl_pairs": (PAIR,) * (PUBLIC_PAIRS_MAX + 1)}, "at most"),
+    ],
+)
+def test_kto_constants_in_range(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        KtoSpec(**options)
+
+
+def test_public_texts_are_bounded_in_all_and_not_empty() -> None:
+    half = "x" * (PUBLIC_TEXT_MAX // 2)
+    said = (PublicMessage(role="user", content=half),)
+    KtoSpec(kl="public", kl_pairs=(PublicPair(prompt=half, completion=half),))
+    for prompt in (half + "x", said):
+        pair = PublicPair(prompt=prompt, completion=half)
+        with pytest.raises(ValidationError, match="at most 65536 characters"):
+            KtoSpec(kl="public", kl_pairs=(pair,))
+    with pytest.raises(ValidationError):
+        PublicPair(prompt="", completion="two")
+
+
+def test_a_vector_plan_has_no_section() -> None:
+    with pytest.raises(ValidationError, match="training section"):
+        JobPlan(
+            federation="ab" * 16, job="sum", kind="vector", created="2026-01-01T00:00:00Z",
+            created_by="admin", rounds=1, shapes={"a": (3,)}, bound="1", training=section("sft"),
+        )  # fmt: skip
