@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secfed.cli.passphrase import Descriptor, PassphraseFile
+from secfed.cli.typed_event import DECLARED
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -87,7 +88,7 @@ def run(
     from secfed.cli.build_client import UpdateFile
     from secfed.cli.passphrase import source
 
-    given = None if update is None else UpdateFile(update.absolute(), weight)
+    given = None if update is None else UpdateFile(_existing(update), weight)
     secrets = source(passphrase_file, passphrase_fd)
     _take_part(config, secrets, job=job, update=given, one_round=False)
 
@@ -102,16 +103,70 @@ def push(
         bool,
         typer.Option("--dataset-ledger", help="Charge the data set's ledger, not a scratch ledger."),
     ] = False,
+    noise_multiplier: Annotated[
+        float | None,
+        typer.Option(
+            "--noise-multiplier",
+            help="Declare what the vector cost: noise standard deviation over the clipping norm. "
+            "Charged to the data set's ledger as declared by the site, not enforced.",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Declared: noisy steps in all.")] = None,
+    sampling_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--sampling-rate",
+            help="Declared: Poisson sampling rate; left out for noise over the whole data set.",
+        ),
+    ] = None,
+    records_per_unit: Annotated[
+        int | None,
+        typer.Option(
+            "--records-per-unit",
+            help="Declared: records were drawn and clipped each by itself, at most so many of one person; "
+            "1: each person as a whole. Needed for persons with a sampling rate.",
+        ),
+    ] = None,
     passphrase_file: PassphraseFile = None,
     passphrase_fd: Descriptor = None,
 ) -> None:
-    """Take part in one round with a vector trained elsewhere."""
+    """Take part in one round with a vector trained elsewhere; without a declared event it is not private."""
     from secfed.cli.build_client import UpdateFile
+    from secfed.cli.ledgers import unit_of
     from secfed.cli.passphrase import source
+    from secfed.cli.typed_event import declaration, described
+    from secfed.config import ClientConfig, load
+    from secfed.errors import ConfigError
 
-    given = UpdateFile(update.absolute(), weight, trained=True, charge_data_set=dataset_ledger)
+    data = load(config, ClientConfig).data
+    unit, most_records, _ = ("record", 1, None) if data is None else unit_of(data)
+    event = declaration(
+        unit,
+        noise_multiplier=noise_multiplier,
+        steps=steps,
+        sampling_rate=sampling_rate,
+        records_per_unit=records_per_unit,
+        most_records=most_records,
+    )
+    if event is not None and data is None:
+        raise ConfigError(
+            f"a declared event is charged to a data set, and {config} has no [data] section",
+            hint="Join again with --data, or push without a declaration.",
+        )
+    given = UpdateFile(_existing(update), weight, trained=True, charge_data_set=dataset_ledger, event=event)
     secrets = source(passphrase_file, passphrase_fd)
+    if event is not None:
+        typer.echo(f"the vector is charged to the data set's ledger as {DECLARED}: {described(event)}")
     _take_part(config, secrets, job=job, update=given, one_round=True)
+
+
+def _existing(update: Path) -> Path:
+    """The file that will be read once a job asks for it: a slip of the pen is told before the wait."""
+    from secfed.errors import DataError
+
+    if not update.is_file():
+        raise DataError(f"{update} is not there", hint="Name the .safetensors file that holds the update.")
+    return update.absolute()
 
 
 # -- the loop ----------------------------------------------------------------------------------
@@ -189,8 +244,12 @@ def _rounds(client: Client, lines: Lines, only: JobId | None, *, one_round: bool
 
 def _round_line(client: Client, end: RoundEnd) -> str:
     from secfed.cli.site_lines import epsilon_words, round_words
+    from secfed.privacy.events import declared
 
-    return round_words(end, epsilon_words(client.ledgers.last_used.state))
+    state = client.ledgers.last_used.state
+    said = sum(map(declared, state.spent))
+    note = f", {said} of {len(state.spent)} charges {DECLARED}" if said else ""
+    return round_words(end, epsilon_words(state) + note)
 
 
 def _is_over(client: Client, lines: Lines, job: JobId) -> bool:

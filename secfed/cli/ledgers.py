@@ -110,6 +110,7 @@ class Ledgers:
 
     def __init__(self, directory: Path, keys: MemberKeys, heads: Heads, data: DataConfig | None) -> None:
         files.make_directory(directory)
+        files.refuse_shared(directory)
         self._directory, self._keys, self._heads, self._data = directory, keys, heads, data
         self._open: dict[str, Ledger] = {}
         self._used: Ledger | None = None

@@ -107,10 +107,16 @@ class Teller:
 
 
 def _accepted_words(
-    job: JobId | None, *, rounds: object, epsilon_by_plan: object, rounds_within_budget: object
+    job: JobId | None,
+    *,
+    rounds: object,
+    epsilon_by_plan: object,
+    rounds_within_budget: object,
+    declared: object,
 ) -> str:
     """What a job will cost, before it starts."""
-    cost = f"job {job}  accepted  {rounds} rounds cost epsilon {epsilon_by_plan} by plan"
+    source = "as declared" if declared else "by plan"
+    cost = f"job {job}  accepted  {rounds} rounds cost epsilon {epsilon_by_plan} {source}"
     if rounds_within_budget == rounds:
         return cost
     return f"{cost}  the budget ends after round {rounds_within_budget}"

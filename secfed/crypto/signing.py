@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -24,6 +25,9 @@ PUBLIC_BYTES = 32
 
 SIGNATURE_BYTES = 64
 """Length of a signature, bytes."""
+
+_PARSED_MAX = 256
+"""Public keys kept in parsed form: all members of a cohort and some; nothing secret."""
 
 
 class SigningKey:
@@ -81,7 +85,13 @@ def verify(public: bytes, message: bytes, signature: bytes) -> bool:
     if len(public) != PUBLIC_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+        _parsed(bytes(public)).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+@lru_cache(maxsize=_PARSED_MAX)
+def _parsed(public: bytes) -> Ed25519PublicKey:
+    """The key of these exact bytes; bytes that are no key raise ValueError and are not kept."""
+    return Ed25519PublicKey.from_public_bytes(public)

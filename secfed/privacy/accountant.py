@@ -5,7 +5,9 @@ advance (a signed plan, spare rounds included). Across plans that were chosen af
 seen only `Figure.epsilon_filter` is one; see `rdp`. Whatever goes wrong inside an accountant
 means refuse.
 
-dp_accounting is loaded when a figure is first asked for, never on import.
+dp_accounting is loaded when a figure is first asked for, never on import. A PLD figure may be kept on
+disk for the questions that people ask before they decide (`secfed budget`); what decides, a site's
+policy and its gate, works every figure out itself.
 
 Sources: Doroshenko et al. 2022, arXiv:2207.04380 (connect the dots); Koskela et al. 2020,
 arXiv:1906.03049 (composition by Fourier transform).
@@ -23,11 +25,13 @@ from typing import Any
 
 from secfed import __version__
 from secfed.errors import LedgerError, SecfedError
+from secfed.privacy.cache import FigureCache, Question
 from secfed.privacy.events import Event, Relation
 from secfed.privacy.rdp import Mechanism, Meter, Tally, tally
 
 __all__ = [
     "CURVE_POINTS",
+    "ROUNDING",
     "Figure",
     "Running",
     "curve",
@@ -45,7 +49,7 @@ _INTERVAL = 1e-4
 """Discretisation of the privacy loss."""
 
 _MIXTURE_INTERVAL = 1e-3
-"""The same where several sampled records of one unit make each point slow; coarser rounds up more."""
+"""The same where several records of one unit make the losses large; a coarser grid rounds up more."""
 
 _PLD_MAX = 200.0
 """Above this Rényi epsilon the PLD's arrays grow without use, and the Rényi bound is the figure."""
@@ -55,6 +59,12 @@ _PLD_RELEASES_MAX = 200_000
 
 _AGREEMENT = 1e-3
 """How far, relative and absolute, a PLD may exceed the Rényi bound before one of them must be wrong."""
+
+ROUNDING = 1.5e-3
+"""One unit of the last printed digit, and the rounding of two floats: a fall by more is no rounding."""
+
+_SINGLES = 16
+"""Distributions of one release that are kept in memory."""
 
 _SMALLEST = Decimal("0.001")
 """Last printed digit of an epsilon, and the least that any release costs."""
@@ -84,8 +94,12 @@ class Figure:
     epsilon_filter: float
 
     def to_json(self) -> dict[str, object]:
-        """JSON object; an infinite figure is null, and `reason` says why."""
-        infinite = math.isinf(self.epsilon)
+        """JSON object; an infinite figure is null, and its reason says why.
+
+        There is no figure at all without a Rényi bound and a gate's figure: `epsilon` refuses then. So these
+        are null where every figure is.
+        """
+        reason = "a release was not private: epsilon is infinite" if math.isinf(self.epsilon) else None
         return {
             "epsilon": finite(self.epsilon),
             "delta": self.delta,
@@ -93,8 +107,10 @@ class Figure:
             "accountant_version": self.accountant_version,
             "relation": self.relation,
             "epsilon_rdp": finite(self.epsilon_rdp),
+            "epsilon_rdp_reason": reason,
             "epsilon_filter": finite(self.epsilon_filter),
-            "reason": "a release was not private: epsilon is infinite" if infinite else None,
+            "epsilon_filter_reason": reason,
+            "reason": reason,
         }
 
 
@@ -106,13 +122,20 @@ class Running:
     exact: bool
 
 
-def epsilon(events: Iterable[Event], delta: float, relation: Relation | None = None) -> Figure:
+def epsilon(
+    events: Iterable[Event],
+    delta: float,
+    relation: Relation | None = None,
+    *,
+    cache: FigureCache | None = None,
+) -> Figure:
     """Account for events that were fixed in advance.
 
     Args:
         events: In any order; equal mechanisms are composed together.
         delta: In (0, 1).
         relation: Account under this relation instead of the events' own.
+        cache: Where the PLD figure may be found, and is kept; never for a decision.
 
     Raises:
         LedgerError: An event without a bound, events without a common figure, a delta out of
@@ -121,7 +144,7 @@ def epsilon(events: Iterable[Event], delta: float, relation: Relation | None = N
     tallied = tally(events, relation)
     by_filter = Meter.of(tallied, delta).epsilon
     bound = _bound(tallied, delta)
-    exact, accountant, version = _claim(tallied, bound, delta)
+    exact, accountant, version = _claim(tallied, bound, delta, cache)
     return Figure(
         epsilon=exact,
         delta=delta,
@@ -153,10 +176,14 @@ def running(events: Sequence[Event], delta: float) -> tuple[Running, ...]:
     anchors = {round((place + 1) * count / points) - 1 for place in range(points)}
     meter = Meter(delta, fixed_in_advance=True)
     row: list[Running] = []
+    least = 0.0
     for last, event in enumerate(events):
         meter.add(event)
         if last in anchors:
             exact = _claim(tally(events[: last + 1]), meter.epsilon, delta)[0]
+            if exact < least - ROUNDING:
+                raise LedgerError(f"the accountant says {exact} after more releases than {least} was for")
+            exact = least = max(exact, least)
             row.append(Running(exact, exact=True))
         else:
             row.append(Running(round_up(meter.epsilon), exact=False))
@@ -184,7 +211,9 @@ def finite(value: float) -> float | None:
     return None if math.isinf(value) else value
 
 
-def _claim(tallied: Tally, bound: float, delta: float) -> tuple[float, str, str]:
+def _claim(
+    tallied: Tally, bound: float, delta: float, cache: FigureCache | None = None
+) -> tuple[float, str, str]:
     """Epsilon, and the method and version that gave it."""
     if tallied.non_private:
         return math.inf, "none", ""
@@ -192,14 +221,47 @@ def _claim(tallied: Tally, bound: float, delta: float) -> tuple[float, str, str]
         return _figure(bound, tallied), "RDP", f"secfed {__version__}"
     try:
         version = _library_version()
-        exact = _pld_epsilon(tuple(tallied.counts.items()), delta)
+        composition = tuple(tallied.counts.items())
+        question = _question(composition, delta, version)
+        kept = None if cache is None else cache.read(question)
+        if kept is not None and _agree(kept, bound):
+            return _figure(kept, tallied), "PLD", version
+        exact = _pld_epsilon(composition, delta)
     except SecfedError:
         raise
     except Exception as failure:
         raise LedgerError(f"the accountant failed, so nothing is charged: {failure}") from failure
-    if not 0 <= exact <= bound * (1 + _AGREEMENT) + _AGREEMENT:
+    if not _agree(exact, bound):
         raise LedgerError(f"accountants disagree (PLD {exact}, Rényi bound {bound}), so nothing is charged")
+    if cache is not None:
+        cache.write(question, exact)
     return _figure(exact, tallied), "PLD", version
+
+
+def _agree(exact: float, bound: float) -> bool:
+    """Whether a PLD figure lies where the Rényi bound allows it; never for what is no number."""
+    return 0 <= exact <= bound * (1 + _AGREEMENT) + _AGREEMENT
+
+
+def _question(composition: Composition, delta: float, version: str) -> Question:
+    """All that a PLD figure depends on, as exact text."""
+    return {
+        "accountant": "PLD",
+        "version": version,
+        "secfed": __version__,
+        "interval": repr(_interval(composition)),
+        "delta": repr(delta),
+        "composition": [
+            {
+                "q_num": mechanism.q_num,
+                "noise": repr(mechanism.noise),
+                "relation": mechanism.relation,
+                "records": mechanism.records,
+                "count": count,
+            }
+            for mechanism, count in composition
+        ],
+    }
 
 
 def _bound(tallied: Tally, delta: float) -> float:
@@ -218,34 +280,43 @@ def _library_version() -> str:
 
 @lru_cache(maxsize=4096)
 def _pld_epsilon(composition: Composition, delta: float) -> float:
-    return float(_composed(composition).get_epsilon_for_delta(delta)) if composition else 0.0
+    if not composition:
+        return 0.0
+    whole = float(_composed(composition).get_epsilon_for_delta(delta))
+    interval = _interval(composition)
+    for mechanism, _ in composition[-_SINGLES:]:  # those that are still at hand
+        alone = float(_single(mechanism, interval).get_epsilon_for_delta(delta))
+        if not alone <= whole * (1 + _AGREEMENT) + _AGREEMENT:
+            raise LedgerError(f"the accountant says {whole} for all releases, and {alone} for one of them")
+    return whole
 
 
 @lru_cache(maxsize=8)
 def _composed(composition: Composition) -> Any:
     """The privacy loss distribution of all releases together."""
-    slow = any(mechanism.records > 1 for mechanism, _ in composition)
-    interval = _MIXTURE_INTERVAL if slow else _INTERVAL
+    interval = _interval(composition)
     first, *rest = (_single(mechanism, interval).self_compose(count) for mechanism, count in composition)
     for other in rest:
         first = first.compose(other)
     return first
 
 
-@lru_cache(maxsize=16)
+def _interval(composition: Composition) -> float:
+    return _MIXTURE_INTERVAL if any(mechanism.records > 1 for mechanism, _ in composition) else _INTERVAL
+
+
+@lru_cache(maxsize=_SINGLES)
 def _single(mechanism: Mechanism, interval: float) -> Any:
     """The privacy loss distribution of one release; pessimistic, so rounded up."""
     from dp_accounting import NeighboringRelation
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     if mechanism.records > 1:
+        from secfed.privacy import mixture
+
         drawn = range(mechanism.records + 1)
-        return pld.from_mixture_gaussian_mechanism(
-            mechanism.noise,
-            sensitivities=[float(count) for count in drawn],
-            sampling_probs=[math.exp(mechanism.log_probability(count)) for count in drawn],
-            value_discretization_interval=interval,
-        )
+        chances = [math.exp(mechanism.log_probability(count)) for count in drawn]
+        return mixture.distribution(mechanism.noise, chances, interval)
     relations = {
         "add-remove": NeighboringRelation.ADD_OR_REMOVE_ONE,
         "replace-one": NeighboringRelation.REPLACE_ONE,

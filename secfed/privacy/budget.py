@@ -10,6 +10,7 @@ Source: Feldman and Zrnic 2021, arXiv:2008.11193 (Rényi filter).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from decimal import ROUND_FLOOR, Decimal
 
 from secfed.errors import BudgetExceededError, LedgerError, PolicyRefusedError
@@ -19,7 +20,7 @@ from secfed.privacy.events import Event, NonPrivate, check_whole
 from secfed.privacy.ledger import Authorization
 from secfed.privacy.rdp import Meter
 
-__all__ = ["authorize", "default_delta", "open_meter", "remaining", "rounds_that_fit"]
+__all__ = ["authorize", "default_delta", "open_meter", "remaining", "rounds_that_fit", "spent"]
 
 _DELTA_MAX = Decimal("0.000001")
 """Largest default delta, whatever the size of the data set."""
@@ -48,15 +49,11 @@ def authorize(state: LedgerState, planned: Event, *, allow_non_private: bool = F
                 hint="Declare an event, or set `allow_non_private = true`: epsilon is infinite from then on.",
             )
         return Authorization(planned, state.head, after=math.inf)
-    meter = open_meter(state.opening)
-    for event in state.spent:
-        meter.add(event)
-    before = meter.epsilon
-    meter.add(planned)
-    after, cap = meter.epsilon, _cap(state.opening)
+    after, cap = spent(state, [planned]), _cap(state.opening)
     if not after <= cap:
+        before = _up(spent(state))
         raise BudgetExceededError(
-            f"this charge would bring epsilon from {_up(before)} to {_up(after)}, above the cap of {cap:g}"
+            f"this charge would bring epsilon from {before} to {_up(after)}, above the cap of {cap:g}"
         )
     return Authorization(planned, state.head, after=after)
 
@@ -78,16 +75,27 @@ def rounds_that_fit(state: LedgerState, planned: Event, rounds: int) -> int:
     return rounds
 
 
-def remaining(state: LedgerState) -> float:
+def remaining(state: LedgerState, planned: Iterable[Event] = ()) -> float:
     """What the filter leaves of the cap, rounded down; 0 once a release was not private.
 
+    Args:
+        planned: Charges to come, which are taken off as well.
+
     Raises:
-        LedgerError: A scratch ledger, which has no cap.
+        LedgerError: A scratch ledger, which has no cap, or as `authorize`.
     """
-    meter, cap = open_meter(state.opening), _cap(state.opening)
-    for event in state.spent:
+    counted = spent(state, planned)
+    if math.isinf(counted):
+        return 0.0
+    return max(0.0, math.floor(1000 * (_cap(state.opening) - counted)) / 1000)
+
+
+def spent(state: LedgerState, planned: Iterable[Event] = ()) -> float:
+    """What the filter counts, not rounded: what was charged, and charges to come; errors as `remaining`."""
+    meter = open_meter(state.opening)
+    for event in (*state.spent, *planned):
         meter.add(event)
-    return 0.0 if math.isinf(meter.epsilon) else max(0.0, math.floor(1000 * (cap - meter.epsilon)) / 1000)
+    return meter.epsilon
 
 
 def open_meter(opening: Opening) -> Meter:

@@ -4,6 +4,9 @@ An event is exact: the sampling rate is a whole number over 2**64 (as the sample
 is decimal text, counts are integers. What an accountant makes of it is no part of it. Parsing is
 strict, because an event that is half understood would be half charged: an unknown event, an
 unknown field or a wrong type is refused, never approximated.
+
+An event is what this code did, unless it says `declared`: then it is what the site says was done
+elsewhere. It costs the same, and whoever shows it says that nothing here enforced it.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ __all__ = [
     "check_one_of",
     "check_positive_decimal",
     "check_whole",
+    "declared",
     "from_json",
     "to_json",
 ]
@@ -71,6 +75,7 @@ class PoissonGaussian:
         records_per_unit: k, most records of one unit; 1 where the unit is a record.
         sampling: `unit` where units are drawn and clipped as a whole (k then changes nothing);
             `record` where each of a person's k records is drawn and clipped by itself.
+        declared: The site's word for what was done elsewhere; nothing here enforced it.
 
     Source: Abadi et al. 2016, arXiv:1607.00133.
     """
@@ -84,6 +89,7 @@ class PoissonGaussian:
     unit: Unit
     records_per_unit: int = 1
     sampling: Sampling = "unit"
+    declared: bool = False
 
     def __post_init__(self) -> None:
         check_whole("q_num", self.q_num, Q_DENOMINATOR)
@@ -95,6 +101,7 @@ class PoissonGaussian:
         check_one_of("sampling", self.sampling, get_args(Sampling))
         if self.unit == "record" and (self.records_per_unit != 1 or self.sampling != "unit"):
             raise LedgerError("a unit that is a record has one record, and is sampled as a unit")
+        _check_flag("declared", self.declared)
 
     @property
     def q(self) -> float:
@@ -108,6 +115,7 @@ class Gaussian:
 
     Attributes:
         noise_multiplier: Standard deviation over the sensitivity to one unit added or removed.
+        declared: The site's word for what was done elsewhere; nothing here enforced it.
     """
 
     kind: ClassVar[str] = "gaussian"
@@ -116,12 +124,14 @@ class Gaussian:
     count: int
     relation: Relation
     unit: Unit
+    declared: bool = False
 
     def __post_init__(self) -> None:
         check_positive_decimal("noise_multiplier", self.noise_multiplier)
         check_whole("count", self.count, _COUNT_MAX)
         check_one_of("relation", self.relation, get_args(Relation))
         check_one_of("unit", self.unit, get_args(Unit))
+        _check_flag("declared", self.declared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +188,29 @@ class NonPrivate:
 
 Event: TypeAlias = PoissonGaussian | Gaussian | DiscreteGaussianSum | NonPrivate
 
+_DECLARED = "declared"
+"""The one field that may be left out."""
+
 _KINDS: dict[str, type[Event]] = {
     event.kind: event for event in (PoissonGaussian, Gaussian, DiscreteGaussianSum, NonPrivate)
 }
 
 
+def declared(event: Event) -> bool:
+    """Whether the event is a site's word for what was done elsewhere."""
+    return isinstance(event, PoissonGaussian | Gaussian) and event.declared
+
+
 def to_json(event: Event) -> dict[str, object]:
-    """The event as a JSON object; `from_json` gives the same event back."""
-    return {"kind": event.kind, **{field.name: getattr(event, field.name) for field in fields(event)}}
+    """The event as a JSON object; `from_json` gives the same event back.
+
+    `declared` stands there only where it is true, so what this code did reads as it always has.
+    """
+    text: dict[str, object] = {"kind": event.kind}
+    text |= {field.name: getattr(event, field.name) for field in fields(event)}
+    if not declared(event):
+        text.pop(_DECLARED, None)
+    return text
 
 
 def from_json(text: object) -> Event:
@@ -203,6 +228,10 @@ def from_json(text: object) -> Event:
         raise LedgerError(f"unknown event {kind!r}: it cannot be charged")
     wanted = {field.name for field in fields(event)}
     found = set(text) - {"kind"}
+    if _DECLARED in wanted and _DECLARED not in found:
+        wanted.remove(_DECLARED)
+    elif text.get(_DECLARED, True) is not True:
+        raise LedgerError("declared is true, or is left out")
     if found != wanted:
         wrong = ", ".join(sorted(map(str, found ^ wanted)))
         raise LedgerError(f"event {kind!r} has missing or unknown fields: {wrong}")
@@ -227,3 +256,8 @@ def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """One of the allowed words, or LedgerError."""
     if not isinstance(value, str) or value not in allowed:
         raise LedgerError(f"{name} must be one of {', '.join(allowed)}")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise LedgerError(f"{name} must be true or false")

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from secfed.crypto.kdf import digest, lengthed
+from secfed.crypto.kdf import digest
 from secfed.crypto.labels import Label
 from secfed.crypto.signing import SigningKey
 from secfed.errors import LedgerError
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId, RoundId
-from secfed.privacy import handover
+from secfed.privacy import handover, proving
 from secfed.privacy.book import Book, Charge, LedgerState
 from secfed.privacy.entries import (
     Body,
@@ -41,7 +43,7 @@ from secfed.privacy.entries import (
 from secfed.privacy.events import Event, Relation, Unit
 from secfed.store import journal, jsontext
 from secfed.store.files import Barrier, no_barrier, storage_errors
-from secfed.store.journal import EMPTY, Head, Journal
+from secfed.store.journal import Head, Journal
 
 __all__ = ["Authorization", "Ledger", "Verdict", "verify"]
 
@@ -168,7 +170,7 @@ class Ledger:
             book = Book()
             before = NO_DIGEST
             for entry in chain.entries():
-                _apply(book, entry.seq, entry.body, before)
+                _apply(book, entry.seq, entry.body, partial(Digest, before))
                 before = entry.digest
             if book.opening is None:
                 raise LedgerError(_NEVER_OPENED)
@@ -303,54 +305,75 @@ class Verdict:
     compared: bool
 
 
-def verify(path: Path, public: bytes, *, expect: Head | None = None) -> Verdict:
+def verify(
+    path: Path, public: bytes, *, expect: Head | None = None, helpers: Executor | None = None
+) -> Verdict:
     """Judge a ledger without changing or locking it; its site may be using it.
 
     Args:
         public: The site's public signing key, 32 bytes: the one in force at the ledger's end.
         expect: A head known elsewhere, such as a countersigned one.
+        helpers: Processes that check signatures ahead; worth it for a long ledger.
 
     Raises:
         StorageError: The file cannot be read.
     """
     report = journal.verify(
-        path, digest=_line_digest, verifier=handover.verifier(path, public, _signed), expect=expect
+        path, digest=_line_digest, verifier=proving.verifier(path, public, helpers), expect=expect
     )
-    book, head = Book(), EMPTY
+    book, last = Book(), _Line()
     fault = None if report.fault is None else str(report.fault)
     try:
-        for entry_head, body in _sound(path, report.head):
-            _apply(book, entry_head.count - 1, body, head.digest)
-            head = entry_head
+        for line, body in _sound(path, report.head):
+            _apply(book, line.number, body, last.digest)
+            last = line
+        if last.head != report.head:
+            raise LedgerError("the file changed while it was verified")
     except LedgerError as broken:
         fault = str(broken)
-    if head.count == 0 and fault is None:
+    if last.number < 0 and fault is None:
         fault = _NEVER_OPENED
-    state = None if book.opening is None else book.state(head)
-    return Verdict(path, state, head, fault, report.torn_bytes, expect is not None)
+    state = None if book.opening is None else book.state(last.head)
+    return Verdict(path, state, last.head, fault, report.torn_bytes, expect is not None)
 
 
-def _sound(path: Path, end: Head) -> Iterator[tuple[Head, Body]]:
-    """The entries that a verification found sound, each with the head it makes."""
-    head = EMPTY
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An entry's number and its line; the digest is worked out where it is asked for, which is seldom."""
+
+    number: int = -1
+    line: bytes = b""
+
+    def digest(self) -> Digest:
+        """What the next entry is chained to."""
+        return NO_DIGEST if self.number < 0 else _line_digest(self.line)
+
+    @property
+    def head(self) -> Head:
+        """The head that this entry makes."""
+        return Head(self.number + 1, self.digest())
+
+
+def _sound(path: Path, end: Head) -> Iterator[tuple[_Line, Body]]:
+    """The entries that a verification found sound."""
     with storage_errors(path), path.open("rb") as file:
-        while head.count < end.count:
+        for number in range(end.count):
             line = file.readline().removesuffix(b"\n")
-            head = Head(head.count + 1, _line_digest(line))
-            entry = jsontext.parse(line)
+            try:
+                entry = jsontext.parse(line)
+            except ValueError:
+                return  # another file by now; the head that was reached shows it
             body = entry.get("body") if isinstance(entry, Mapping) else None
             if not isinstance(body, Mapping):
-                break
-            yield head, body
-    if head != end:
-        raise LedgerError("the file changed while it was verified")
+                return
+            yield _Line(number, line), body
 
 
-def _apply(book: Book, number: int, body: Body, before: Digest) -> None:
+def _apply(book: Book, number: int, body: Body, before: Callable[[], Digest]) -> None:
     try:
         entry = read_body(body)
         if isinstance(entry, Handover):
-            handover.check_accepted(entry, before)
+            handover.check_accepted(entry, before())
         book.apply(number, entry)
     except LedgerError as broken:
         raise LedgerError(f"entry {number} {_AGAINST_RULES}: {broken}") from broken
@@ -360,8 +383,8 @@ def _journal(path: Path, key: SigningKey, expect: Head | None, barrier: Barrier)
     return Journal(
         path,
         digest=_line_digest,
-        signer=lambda line: key.sign(_signed(line)),
-        verifier=handover.verifier(path, key.public, _signed),
+        signer=lambda line: key.sign(proving.signed(line)),
+        verifier=proving.verifier(path, key.public, None),
         expect=expect,
         barrier=barrier,
         error=LedgerError,
@@ -370,10 +393,6 @@ def _journal(path: Path, key: SigningKey, expect: Head | None, barrier: Barrier)
 
 def _line_digest(line: bytes) -> Digest:
     return digest(Label.JOURNAL_ENTRY, line)
-
-
-def _signed(line: bytes) -> bytes:
-    return lengthed(Label.SIGN_LEDGER.value, line)
 
 
 def _stamp(now: Callable[[], datetime]) -> str:

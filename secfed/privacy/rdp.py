@@ -50,7 +50,7 @@ _TAIL_SIGMAS = 12
 """The integral ends this many standard deviations beyond its outermost peak; exp(-72) is left out."""
 
 _POINTS_MAX = 2 * 10**7
-"""Most grid points times mixture components: some seconds of work, 160 MB."""
+"""Most grid points times mixture components of one order: some seconds of work, 160 MB."""
 
 _SLACK = 1e-12
 """Added to each step's bound for what the quadrature may have lost; measured error is below 1e-14."""
@@ -219,8 +219,9 @@ def _divergences(mechanism: Mechanism, orders: tuple[float, ...]) -> NDArray[np.
     # step keeps the trapezoid rule's error near exp(-39).
     step = min(sigma / 20, sigma**2 / (2 * k))
     reach = [math.ceil((2 * alpha * k + _TAIL_SIGMAS * sigma) / step) for alpha in orders]
-    middle = max(reach)
-    if (2 * middle + 1) * (k + 1) > _POINTS_MAX:
+    most = (_POINTS_MAX // (k + 1) - 1) // 2
+    middle = max((half for half in reach if half <= most), default=0)
+    if not middle:
         raise LedgerError("the noise is too small for this many records of one unit: no bound is computed")
     x = step * np.arange(-middle, middle + 1, dtype=np.float64)
     one = _log_mixture(x, mechanism, sign=1)
@@ -232,6 +233,9 @@ def _divergences(mechanism: Mechanism, orders: tuple[float, ...]) -> NDArray[np.
     log_weight = math.log(step / (sigma * math.sqrt(2 * math.pi)))
     worst = []
     for alpha, half in zip(orders, reach, strict=True):
+        if half > most:  # an order without a bound holds nothing; the others do
+            worst.append(math.inf)
+            continue
         near = slice(middle - half, middle + half + 1)  # every peak of this order, and its tails
         logs = [_log_integral(alpha * p[near] + (1 - alpha) * q[near]) for p, q in pairs]
         worst.append((max(logs) + log_weight) / (alpha - 1))

@@ -31,7 +31,7 @@ from secfed.errors import (
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId, RoundId
 from secfed.privacy import budget
 from secfed.privacy.entries import Reserved
-from secfed.privacy.events import Event, NonPrivate
+from secfed.privacy.events import Event, NonPrivate, declared
 from secfed.privacy.ledger import Ledger
 from secfed.rounds import policy, proposal
 from secfed.rounds.contribution import Contribution, ContributionStore, Sending, encode
@@ -227,6 +227,7 @@ class Admission:
             rounds=plan.rounds,
             epsilon_by_plan="infinite" if math.isinf(cost) else f"{cost:.3f}",
             rounds_within_budget=fitting,
+            declared=declared(event),
         )
         self._accepted.add(job.digest)
 

@@ -160,7 +160,7 @@ class ContributionStore:
 
     def __init__(self, directory: Path, key: bytes, *, barrier: Barrier = no_barrier) -> None:
         self._directory, self._key, self._barrier = directory, key, barrier
-        files.make_directory(directory)
+        files.private_directory(directory)
 
     def save(self, round_id: RoundId, round_plan: Digest, encoded: Encoded) -> Contribution:
         """Make a contribution durable; there is one for a round.

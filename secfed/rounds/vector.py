@@ -2,7 +2,8 @@
 
 For `push` and for jobs of kind `vector`: whatever made the file (numpy, JAX, another trainer), the
 secure sum is of use. The file is judged before anything is charged, by the plan's names, shapes
-and bound; nothing is cut to fit.
+and bound; nothing is cut to fit. Nothing here knows how the vector was made: it is charged as a
+release without a bound, or as what the site declares.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from secfed.errors import EncodingError
-from secfed.privacy.events import Event, NonPrivate
+from secfed.privacy.events import Event, NonPrivate, declared
 from secfed.rounds.plan import JobPlan, RoundPlan
 from secfed.rounds.ports import NamedArrays, Update
 
@@ -31,15 +32,22 @@ class VectorContributor:
     Args:
         path: A `.safetensors` file.
         weight: w of this site's vector; 1 unless the plan takes declared weights.
+        event: What the site declares that the vector cost; None for a release without a bound.
+
+    Raises:
+        ValueError: An event that is not marked as declared.
     """
 
-    def __init__(self, path: Path, *, weight: int = 1) -> None:
+    def __init__(self, path: Path, *, weight: int = 1, event: Event | None = None) -> None:
+        if event is not None and not declared(event):
+            raise ValueError("what is said of a vector made elsewhere is a declared event")
         self._path, self._weight = path, weight
+        self._event: Event = NonPrivate(REASON) if event is None else event
 
     def planned_event(self, plan: JobPlan) -> Event:
-        """Always without a bound: nothing here knows how the vector was made."""
+        """What was declared, else a release without a bound; the plan changes nothing about it."""
         del plan
-        return NonPrivate(REASON)
+        return self._event
 
     def check(self, plan: JobPlan) -> None:
         """Read the file as a round would, and refuse what the plan has no place for.

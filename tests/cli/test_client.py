@@ -295,15 +295,6 @@ def test_push_by_processes_with_a_kill_and_every_bad_input(play):
     start_job(play)
     good = [0.1, -0.2, 0.3, 0.0, 1.0]
 
-    strict = play.site("hosp-a") / "policy.toml"
-    text = strict.read_text()
-    strict.write_text(text.replace("allow_non_private = true", "allow_non_private = false"))
-    refused = play.push("hosp-a", vector(play, "hosp-a", w=good))
-    assert refused.wait(30) == 51
-    assert "allow_non_private" in refused.output
-    strict.write_text(text)
-
-    # What was declined in this round stays declined, so the next inputs come from another site.
     bad = play.push("hosp-b", vector(play, "hosp-b", w=[0, np.nan, 0, 0, 0]))
     assert bad.wait(30) == 2
     assert "'w' holds a value that is not finite" in bad.output
@@ -323,6 +314,14 @@ def test_push_by_processes_with_a_kill_and_every_bad_input(play):
     assert again.popen.returncode == 0
     assert "stopped" in again.output
 
+    # Last, because a refusal by policy is said to the aggregator, and ends a round that needs all three.
+    strict = play.site("hosp-a") / "policy.toml"
+    text = strict.read_text()
+    strict.write_text(text.replace("allow_non_private = true", "allow_non_private = false"))
+    refused = play.push("hosp-a", vector(play, "hosp-a", w=good))
+    assert refused.wait(30) == 51
+    assert "allow_non_private" in refused.output
+
 
 def test_run_of_one_job_ends_when_the_job_does(play):
     """Three daemons, one round: each is included, says so in one line, and ends with 0."""
@@ -340,3 +339,62 @@ def test_run_of_one_job_ends_when_the_job_does(play):
         lines = [line for line in process.output.splitlines() if not line.startswith("{")]
         assert any(line.startswith("round 1/1  included  not private") for line in lines)
         assert lines[-1] == "job vector-sum is done"
+
+
+def test_a_declared_event_is_charged_to_the_data_sets_ledger(play):
+    """One site declares, two push without a bound; what was declared is said to be so wherever it shows."""
+    play.start_aggregator()
+    rows = data_file(play)
+    join(play, "--data", str(rows), "--unit", "record", "--public-n", "1000")
+    for site in ("hosp-b", "hosp-c"):
+        join(play, "--allow-non-private", site=site)
+    start_job(play)
+    declared = ("--noise-multiplier", "1.5", "--steps", "40", "--sampling-rate", "0.01")
+    update = vector(play, "hosp-a", w=[0.1, -0.2, 0.3, 0.0, 1.0])
+
+    policy = play.site("hosp-a") / "policy.toml"
+    text = policy.read_text()
+    assert "allow_declared = false" in text
+    policy.write_text(text.replace("allow_declared = false", "allow_declared = true"))
+    pushes = [play.push("hosp-a", update, *declared)]
+    pushes += [play.push(site, vector(play, site, w=np.zeros(5))) for site in ("hosp-b", "hosp-c")]
+    for process in pushes:
+        assert process.wait(60) == 0, process.output
+
+    bodies = [
+        json.loads(line)["body"]
+        for line in (play.site("hosp-a") / "ledger" / "dataset.ledger").read_bytes().splitlines()
+    ]
+    assert [body["type"] for body in bodies] == ["open", "reserve", "sent"]
+    assert bodies[1]["event"] == {
+        "kind": "poisson_gaussian", "q_num": round(0.01 * 2**64), "noise_multiplier": "1.5", "steps": 40,
+        "relation": "add-remove", "unit": "record", "records_per_unit": 1, "sampling": "unit",
+        "declared": True,
+    }  # fmt: skip
+    assert not (play.site("hosp-a") / "ledger" / "scratch.ledger").exists()
+    said = [line for line in pushes[0].output.splitlines() if "declared by the site, not enforced" in line]
+    assert said[0].endswith("40 steps, noise multiplier 1.5, sampling rate 0.01")
+    assert said[-1].startswith("round 1/1  included  eps ")
+    assert "1 of 1 charges declared" in said[-1]
+    assert "not private" in pushes[1].output
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--noise-multiplier", "1.5", "--steps", "40"), "has no [data] section"),
+        (("--noise-multiplier", "1.5"), "--noise-multiplier and --steps together"),
+        (("--sampling-rate", "0.1"), "--noise-multiplier and --steps together"),
+        (("--noise-multiplier", "1", "--steps", "1", "--records-per-unit", "2"), "takes --sampling-rate"),
+        (("--noise-multiplier", "nan", "--steps", "1"), "--noise-multiplier is"),
+        (("--noise-multiplier", "1", "--steps", "1", "--sampling-rate", "2"), "--sampling-rate is"),
+    ],
+    ids=["no data", "no steps", "no noise", "no rate", "no number", "too often"],
+)
+def test_half_a_declaration_is_refused_before_anything_is_opened(play, options, why):
+    join(play)
+    push = ["push", "--update", "nowhere.safetensors", "--config", str(play.config("hosp-a")), *options]
+    refused = CliRunner().invoke(client_cli.app, push)
+    assert isinstance(refused.exception, ConfigError)
+    assert why in str(refused.exception)
+    assert not (play.site("hosp-a") / "state" / "site.key").exists()

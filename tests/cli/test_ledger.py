@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
@@ -20,6 +21,7 @@ from secfed.privacy.budget import authorize
 from secfed.privacy.entries import Budget
 from secfed.privacy.events import Event, NonPrivate, PoissonGaussian
 from secfed.privacy.ledger import Ledger
+from secfed.privacy.proving import signed
 
 Command = Callable[..., Any]
 
@@ -142,8 +144,7 @@ def test_several_sites_stand_side_by_side_and_the_largest_counts(site: Command, 
     document = json.loads(secfed(*words, "--format", "json").out)
     assert [each["site"] for each in document["sites"]] == ["hosp-a", "hosp-b"]
     assert document["epsilon"] == max(each["epsilon"] for each in document["sites"])
-    text = secfed(*words).out
-    assert "largest of 2 sites" in text
+    assert "largest of 2 sites" in " ".join(secfed(*words).out.split())
     twice = secfed("report", "--config", one.config, "--config", one.config)
     assert (twice.code, twice.out) == (61, "")
 
@@ -226,8 +227,35 @@ def test_verify_sees_a_cut_tail_by_a_known_head(hosp: SiteFolder, secfed: Comman
 
 def test_verify_refuses_another_sites_ledger(hosp: SiteFolder, site: Command, secfed: Command) -> None:
     done = secfed("ledger", "verify", hosp.ledger, "--public", site("hosp-b").public)
-    assert done.code == 61
-    assert "entry 0" in done.error
+    assert (done.code, done.error) == (61, f"{hosp.ledger}: entry 0 is not signed by the expected key")
+
+
+def test_verify_says_which_fault_it_found(hosp: SiteFolder, site: Command, secfed: Command) -> None:
+    """A flipped byte, a cut tail, swapped entries and a foreign signature: each by its own name."""
+    whole = hosp.ledger.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    words = ("ledger", "verify", hosp.ledger, "--public", hosp.public)
+    head = secfed(*words).fact("head")
+    stranger = keyfile.load(site("hosp-b").public.with_suffix(".key"), None).signing
+    unsigned = lines[5].rpartition(b',"sig":"')[0] + b"}"
+    mark = base64.b64encode(stranger.sign(signed(unsigned)))
+    foreign = unsigned[:-1] + b',"sig":"' + mark + b'"}\n'
+    flipped = lines[2].replace(b'"sum":0', b'"sum":1')
+    assert flipped != lines[2]
+    faults = {
+        "entry 2 was changed after it was written": [*lines[:2], flipped, *lines[3:]],
+        "entry 5 is missing: the tail was cut off": lines[:5],
+        "entry 3 stands out of order: entries were swapped, inserted or removed": [
+            *lines[:3], lines[4], lines[3], lines[5],
+        ],
+        "entry 5 is not signed by the expected key, or was changed": [*lines[:5], foreign],
+    }  # fmt: skip
+    for fault, found in faults.items():
+        hosp.ledger.write_bytes(b"".join(found))
+        done = secfed(*words, "--head", head)
+        assert (done.code, done.out, done.error) == (61, "", f"{hosp.ledger}: {fault}")
+    hosp.ledger.write_bytes(whole)
+    assert secfed(*words, "--head", head).code == 0
 
 
 @pytest.mark.parametrize(

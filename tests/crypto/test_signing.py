@@ -53,3 +53,13 @@ def test_a_key_comes_from_entropy_and_prints_nothing() -> None:
     assert "07" not in repr(key)
     with pytest.raises(ValueError, match="32 bytes"):
         SigningKey.from_seed(bytes(31))
+
+
+def test_many_keys_in_turn_are_never_mixed_up() -> None:
+    """More keys than are kept in parsed form, each asked twice, beside another's signature."""
+    keys = [SigningKey.from_seed(number.to_bytes(32)) for number in range(300)]
+    signatures = [key.sign(b"m") for key in keys]
+    for _ in range(2):
+        for place, key in enumerate(keys):
+            assert verify(key.public, b"m", signatures[place])
+            assert not verify(key.public, b"m", signatures[place - 1])

@@ -11,7 +11,7 @@ import pytest
 from secfed.errors import BudgetExceededError, LedgerError, PolicyRefusedError
 from secfed.ids import Digest, JobId
 from secfed.privacy.accountant import epsilon
-from secfed.privacy.budget import authorize, default_delta, rounds_that_fit
+from secfed.privacy.budget import authorize, default_delta, remaining, rounds_that_fit, spent
 from secfed.privacy.entries import Budget
 from secfed.privacy.events import DiscreteGaussianSum, NonPrivate, PoissonGaussian
 from secfed.privacy.ledger import Ledger
@@ -65,6 +65,36 @@ def test_the_cap_itself_may_be_reached(make: Make, event: Event) -> None:
         else:
             with pytest.raises(BudgetExceededError):
                 authorize(ledger.state, event(1000))
+
+
+def test_what_is_left_counts_what_is_still_to_come(make: Make, event: Event, charge: Reserve) -> None:
+    """Foretold and then done: the same figure, rounded down."""
+    ledger = make()
+    planned = [event(50)] * 3
+    foretold = remaining(ledger.state, planned)
+    assert foretold < remaining(ledger.state) == 3
+    for number, each in enumerate(planned, start=1):
+        charge(ledger, each, number)
+    assert remaining(ledger.state) == foretold <= 3 - spent(ledger.state) < foretold + 0.001
+    assert remaining(ledger.state, [event(10**6)]) == 0
+    assert remaining(ledger.state, [NonPrivate("a test")]) == 0
+
+
+def test_a_ledger_of_twenty_rounds_of_fifty_steps_holds_a_thousand_steps(
+    make: Make, event: Event, charge: Reserve
+) -> None:
+    ledger = make()
+    for number in range(1, 21):
+        charge(ledger, event(50), number)
+    assert epsilon(ledger.state.spent, 1e-5) == epsilon([event(1000)], 1e-5)
+
+
+def test_a_declared_event_is_gated_like_any_other(make: Make, event: Event, charge: Reserve) -> None:
+    ledger = make()
+    charge(ledger, replace(event(1400), declared=True))
+    assert spent(ledger.state) == authorize(make("hosp-b").state, event(1400)).after
+    with pytest.raises(BudgetExceededError):
+        authorize(ledger.state, replace(event(1400), declared=True))
 
 
 def test_a_voided_charge_makes_room_again(make: Make, event: Event, charge: Reserve) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from secfed.privacy.events import (
     Gaussian,
     NonPrivate,
     PoissonGaussian,
+    declared,
     from_json,
     to_json,
 )
@@ -60,6 +62,39 @@ def test_a_missing_or_added_field_is_refused(event: Event, data: st.DataObject) 
         from_json({key: value for key, value in text.items() if key != name})
     with pytest.raises(LedgerError, match="extra"):
         from_json(text | {"extra": 1})
+
+
+SAID = (
+    PoissonGaussian(2**60, "1.1", 50, "add-remove", "record", declared=True),
+    Gaussian("2", 3, "replace-one", "person", declared=True),
+)
+
+
+@pytest.mark.parametrize("event", SAID)
+def test_what_is_declared_says_so_and_nothing_else_does(event: PoissonGaussian | Gaussian) -> None:
+    """The mark is written where it is true alone, so an older ledger keeps its exact text."""
+    text, done = to_json(event), replace(event, declared=False)
+    assert (text["declared"], from_json(text), declared(event)) == (True, event, True)
+    assert "declared" not in to_json(done)
+    assert (from_json({name: text[name] for name in text if name != "declared"}), declared(done)) == (
+        done,
+        False,
+    )
+
+
+@pytest.mark.parametrize("value", [False, 1, "true", None])
+def test_a_mark_is_true_or_left_out(value: object) -> None:
+    with pytest.raises(LedgerError):
+        from_json(to_json(SAID[0]) | {"declared": value})
+
+
+def test_only_a_bounded_event_is_declared() -> None:
+    for event in (NonPrivate("a test"), DiscreteGaussianSum(1, "1", "1", 1, 1, "add-remove", "record")):
+        assert not declared(event)
+        with pytest.raises(LedgerError, match="declared"):
+            from_json(to_json(event) | {"declared": True})
+    with pytest.raises(LedgerError, match="declared"):
+        replace(SAID[0], declared="yes")  # type: ignore[arg-type]
 
 
 GOOD: dict[str, Any] = to_json(PoissonGaussian(2**60, "1.1", 50, "add-remove", "person", 4))

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.rdp import RdpAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.special import logsumexp
 
@@ -85,6 +88,54 @@ def test_every_pair_matches_adaptive_quadrature(relation: Relation, records: int
     by_quad = max(divergence(1, other), divergence(other, 1))
     found = _divergences(Mechanism(round(q * Q_DENOMINATOR), sigma, relation, records), (order,))
     assert found[0] == pytest.approx(by_quad, rel=1e-8)
+
+
+@pytest.mark.parametrize("angle", [60, 120, 150, 180])
+@pytest.mark.parametrize("length", [0.0, 0.5, 1.0])
+def test_no_other_replacement_costs_more_than_the_pair(angle: float, length: float) -> None:
+    """One unit at (1, 0), the one in its place anywhere within the clip: by quadrature in the plane."""
+    q, sigma, order = 0.3, 1.1, 3
+    side = np.arange(-14, 14, 0.1)
+    x, y = np.meshgrid(side, side)
+
+    def log_density(at: tuple[float, float]) -> NDArray[np.float64]:
+        peaks = [(np.log1p(-q), 0.0, 0.0), (np.log(q), *at)]
+        logs = [weight - ((x - u) ** 2 + (y - v) ** 2) / (2 * sigma**2) for weight, u, v in peaks]
+        return np.logaddexp(*logs) - np.log(2 * np.pi * sigma**2)
+
+    turn = math.radians(angle)
+    one, other = log_density((1, 0)), log_density((length * math.cos(turn), length * math.sin(turn)))
+    bound = _divergences(Mechanism(round(q * Q_DENOMINATOR), sigma, "replace-one"), (order,))[0]
+    for p, without in ((one, other), (other, one)):
+        integral = np.sum(np.exp(order * p + (1 - order) * without)) * 0.1**2
+        assert math.log(integral) / (order - 1) <= bound * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("relation", ["add-remove", "replace-one"])
+@given(
+    q=st.floats(1e-6, 0.99),
+    noise=st.integers(300, 5000),
+    steps=st.integers(1, 10**6),
+    worse=st.sampled_from(["q", "noise", "steps"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_filter_is_monotone(relation: Relation, q: float, noise: int, steps: int, worse: str) -> None:
+    """More steps, more sampling or less noise never costs less, wherever one starts."""
+    more = {"q": q, "noise": noise, "steps": steps}
+    more[worse] = {"q": min(1.0, q * 1.01), "noise": noise - 1, "steps": steps + 1}[worse]
+    least = filtered(poisson(q, f"{noise / 1000:.3f}", steps, relation))
+    assert (
+        filtered(poisson(more["q"], f"{more['noise'] / 1000:.3f}", int(more["steps"]), relation)) >= least > 0
+    )
+
+
+def test_an_order_that_is_too_costly_to_integrate_holds_nothing_and_the_others_do() -> None:
+    """32 records at noise 1: order 64 has no bound, order 2 has the one that it has alone."""
+    many = Mechanism(round(0.01 * Q_DENOMINATOR), 1.0, "add-remove", 32)
+    found = _divergences(many, (2, 256))
+    assert found[0] == pytest.approx(_divergences(many, (2,))[0], rel=1e-12)
+    assert found[1] == math.inf
+    assert math.isfinite(filtered(poisson(0.01, "1", 1, records=32)))
 
 
 def test_the_reference_setting_costs_what_is_known() -> None:

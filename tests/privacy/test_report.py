@@ -18,8 +18,9 @@ from secfed.ids import Digest, JobId, RoundId
 from secfed.privacy.accountant import epsilon
 from secfed.privacy.events import NonPrivate, PoissonGaussian
 from secfed.privacy.ledger import Ledger, Verdict, verify
-from secfed.privacy.report import Report, build, guess_bound, to_json
-from secfed.privacy.report_text import WIDTH, to_text
+from secfed.privacy.report.account import Report, build, guess_bound
+from secfed.privacy.report.form_json import to_json
+from secfed.privacy.report.form_text import WIDTH, to_text
 
 Make = Callable[..., Ledger]
 Event = Callable[..., PoissonGaussian]
@@ -196,6 +197,7 @@ def test_a_damaged_ledger_is_shown_as_damaged_and_as_far_as_it_is_sound(
     report = report_of(verify(path, key.public))
     assert not report.sites[0].chain.sound
     assert len(report.sites[0].rounds) == 2
+    assert (report.sound, report.sites[0].remaining, report.sites[0].chance) == (False, None, None)
     assert "DAMAGED: entry 4" in words(report)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from secfed.config import BudgetPolicy, JobPolicy, PolicyConfig
 from secfed.errors import PolicyRefusedError
 from secfed.privacy import accountant
+from secfed.privacy.cache import FigureCache
 from secfed.privacy.entries import Budget, Opening
-from secfed.privacy.events import NonPrivate
+from secfed.privacy.events import NonPrivate, PoissonGaussian
 from secfed.rounds import policy
 from secfed.rounds.charge import dp_event
 from secfed.rounds.plan import BaseModelSpec, DpSpec, JobPlan, LoraSpec, NoiseShares, TrainSpec
@@ -169,6 +171,34 @@ def test_a_charge_that_is_not_the_plans_is_refused():
         accept(rules(allow_non_private=True), plan(), FREE)
     with pytest.raises(PolicyRefusedError, match="no dp section"):
         accept(rules(allow_non_private=True), plan(dp=None), other)
+
+
+def test_a_declared_event_does_not_stand_in_for_the_training_that_a_plan_asks_for():
+    """Not even one that says just what the plan says."""
+    job = plan()
+    said = replace(dp_event(job), declared=True)
+    with pytest.raises(PolicyRefusedError, match="does not stand in"):
+        accept(rules(allow_declared=True, allow_non_private=True), job, said)
+
+
+def test_a_declared_event_is_priced_over_all_rounds_at_the_smaller_delta():
+    said = PoissonGaussian(dp_event(plan()).q_num, "1", 50, "add-remove", "record", declared=True)
+    job = vector(rounds=15, spare_rounds=5)
+    for site, delta in (
+        (rules(allow_declared=True), 1e-6),
+        (rules(allow_declared=True, max_delta=1e-7), 1e-7),
+    ):
+        assert accept(site, job, said) == accountant.epsilon([said] * 20, delta).epsilon
+    own = PolicyConfig(budget=BudgetPolicy(epsilon=8.0, delta=1e-8), job=JobPolicy(allow_declared=True))
+    assert accept(own, job, said) == accountant.epsilon([said] * 20, 1e-8).epsilon
+    with pytest.raises(PolicyRefusedError, match="declared"):
+        accept(rules(allow_non_private=True), job, said)
+
+
+def test_what_decides_is_worked_out_and_never_looked_up(monkeypatch):
+    """Neither a policy nor the gate ever asks the figures on disk."""
+    monkeypatch.setattr(FigureCache, "read", lambda *_: pytest.fail("a figure was looked up"))
+    assert accept(rules(), plan()) > 0
 
 
 def opening(**changes):

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from secfed.errors import EncodingError
-from secfed.privacy.events import NonPrivate
+from secfed.privacy.events import Gaussian, NonPrivate
 from secfed.rounds.plan import JobPlan
 from secfed.rounds.vector import VectorContributor
 
@@ -45,6 +45,17 @@ def test_a_file_that_fits_comes_back_as_it_is(path):
     assert isinstance(update.event, NonPrivate)
     for name, array in GOOD.items():
         assert np.array_equal(update.arrays[name], array)
+
+
+def test_it_is_charged_as_declared_or_without_a_bound(path):
+    save_file(GOOD, path)
+    said = Gaussian("2", 1, "add-remove", "record", declared=True)
+    contributor = VectorContributor(path, event=said)
+    assert contributor.planned_event(plan()) == contributor.contribute(plan(), None, {}).event == said
+    with pytest.raises(ValueError, match="declared"):
+        VectorContributor(path, event=Gaussian("2", 1, "add-remove", "record"))
+    with pytest.raises(ValueError, match="declared"):
+        VectorContributor(path, event=NonPrivate("a test"))
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64])

@@ -1,0 +1,136 @@
+"""The figures that an account needs, each worked out once, whichever ledgers and rounds share it.
+
+The sites of one job have mostly the same history, so their totals and the points of their curves are
+the same compositions of the same events. What is asked for is known before anything is worked out: it
+is sorted by composition, so that one privacy loss distribution serves every delta asked of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
+from typing import TypeAlias
+
+from secfed.privacy import accountant
+from secfed.privacy.accountant import CURVE_POINTS, Figure, round_up
+from secfed.privacy.events import Event
+from secfed.privacy.rdp import Meter
+
+__all__ = ["Ask", "Composition", "Figures", "asks", "compose", "points_for"]
+
+Composition: TypeAlias = frozenset[tuple[Event, int]]
+"""Different events, each with how often it happened."""
+
+Ask: TypeAlias = tuple[Composition, float]
+"""A composition, and the delta at which its epsilon is wanted."""
+
+Row: TypeAlias = tuple[tuple[float, bool], ...]
+"""A running figure, and whether it is exact or a bound."""
+
+_NICE = (1, 2, 5)
+"""Points of a curve stand at multiples of these times a power of ten, so that sites share them."""
+
+
+def points_for(ledgers: int) -> int:
+    """Most PLD figures within the rows of each of so many ledgers: they take most of an account's time."""
+    return CURVE_POINTS if ledgers <= _FEW_LEDGERS else _FEW_POINTS
+
+
+_FEW_LEDGERS, _FEW_POINTS = 4, 5
+
+
+class Figures:
+    """Figures by composition and delta.
+
+    Args:
+        wanted: What will be asked for; anything else is worked out when it is.
+        points: Most PLD figures within one row.
+
+    Raises:
+        LedgerError: As `accountant.epsilon`.
+    """
+
+    def __init__(self, wanted: Iterable[Ask] = (), points: int = CURVE_POINTS) -> None:
+        self._points = points
+        self._known: dict[Ask, Figure] = {}
+        self._rows: dict[tuple[tuple[Event, ...], float], Row] = {}
+        by_composition: dict[Composition, set[float]] = {}
+        for composition, delta in wanted:
+            by_composition.setdefault(composition, set()).add(delta)
+        for composition, deltas in by_composition.items():
+            for delta in sorted(deltas):
+                self.of(composition, delta)
+
+    def of(self, composition: Composition, delta: float) -> Figure:
+        """The figure of events that were fixed in advance."""
+        known = self._known.get((composition, delta))
+        if known is None:
+            events = chain.from_iterable(repeat(event, count) for event, count in composition)
+            known = self._known[composition, delta] = accountant.epsilon(events, delta)
+        return known
+
+    def running(self, spent: tuple[Event, ...], delta: float) -> Row:
+        """Epsilon after the first event, the first two, and so on, and whether it is a PLD figure.
+
+        At most `points` of them and the last are. Any other is the smaller of the Rényi bound and the next
+        PLD figure, both of which are true; so the row never falls.
+        """
+        known = self._rows.get((spent, delta))
+        if known is None:
+            known = self._rows[spent, delta] = self._run(spent, delta)
+        return known
+
+    def _run(self, spent: tuple[Event, ...], delta: float) -> Row:
+        exact = {place: self.of(made, delta).epsilon for place, made in _exact(spent, self._points)}
+        meter, bounds = Meter(delta, fixed_in_advance=True), []
+        for event in spent:
+            meter.add(event)
+            bounds.append(meter.epsilon)
+        following, row = math.inf, []
+        for place in reversed(range(len(spent))):
+            if place in exact:
+                following = exact[place]
+            row.append((min(round_up(bounds[place]), following), place in exact))
+        return tuple(reversed(row))
+
+
+def asks(
+    spent: Sequence[Event],
+    jobs: Iterable[Sequence[Event]],
+    delta: float,
+    other_deltas: Iterable[float],
+    points: int = CURVE_POINTS,
+) -> Iterator[Ask]:
+    """What the account of one ledger will ask for: its total, its jobs, its rounds and its curves."""
+    total = compose(spent)
+    yield from ((total, point) for point in (delta, *other_deltas))
+    yield from ((compose(listed), delta) for listed in jobs)
+    yield from ((compose([event]), delta) for event in set(spent))
+    yield from ((made, delta) for _, made in _exact(spent, points))
+
+
+def compose(events: Iterable[Event]) -> Composition:
+    """Events without their order."""
+    return frozenset(Counter(events).items())
+
+
+def _exact(spent: Sequence[Event], points: int) -> Iterator[tuple[int, Composition]]:
+    """Where a curve has its PLD figures: every so many events, and after the last."""
+    step = _step(len(spent), points)
+    so_far: Counter[Event] = Counter()
+    for place, event in enumerate(spent):
+        so_far[event] += 1
+        if (place + 1) % step == 0 or place + 1 == len(spent):
+            yield place, frozenset(so_far.items())
+
+
+def _step(count: int, points: int) -> int:
+    """The least nice number of which at most `points` multiples fit into `count`."""
+    tens = 1
+    while True:
+        for nice in _NICE:
+            if count // (nice * tens) <= points:
+                return nice * tens
+        tens *= 10

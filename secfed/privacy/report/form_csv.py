@@ -1,0 +1,120 @@
+"""The account as one CSV table, for a spreadsheet: a row each for the whole, a site, a job, a charge.
+
+`row` says which of them a line is; a column that a kind of row has no value for is empty. A figure
+that is infinite is empty as well, and `private` is false. Where `sound` is false, a ledger is damaged
+and its figures are the least that was spent; `declared` counts charges that are the site's word only.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+
+from secfed.privacy.report.lines import Report, SiteReport
+
+__all__ = ["COLUMNS", "to_csv"]
+
+COLUMNS = (
+    "row", "site", "ledger", "job", "round", "at", "sent_at", "plan", "kind", "q", "sigma", "steps", "state",
+    "attempts", "declared", "charges", "private", "exact", "epsilon", "epsilon_so_far", "filter", "cap",
+    "remaining", "delta", "chance", "epsilon_rdp", "accountant", "unit", "records_per_unit", "relation",
+    "sound", "head",
+)  # fmt: skip
+"""In a row of the whole or of a site, `epsilon` is all that was spent; of a job or charge, its own."""
+
+_Row = dict[str, object]
+
+
+def to_csv(report: Report) -> str:
+    """The report as CSV with a header line."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in _rows(report):
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    return out.getvalue()
+
+
+def _rows(report: Report) -> Iterator[_Row]:
+    yield {
+        "row": "all",
+        "at": report.created,
+        "private": not math.isinf(report.epsilon),
+        "epsilon": report.epsilon,
+        "filter": report.filter_spent,
+        "delta": report.delta,
+        "declared": report.declared,
+        "sound": report.sound,
+    }
+    for site in report.sites:
+        own: _Row = {"site": site.site, "ledger": site.opening.ledger}
+        for row in _site(site):
+            yield own | row
+
+
+def _site(site: SiteReport) -> Iterator[_Row]:
+    opening, figure = site.opening, site.figure
+    yield {
+        "row": "site",
+        "at": opening.at,
+        "declared": site.declared,
+        "private": not math.isinf(site.epsilon),
+        "epsilon": site.epsilon,
+        "filter": site.filter_spent,
+        "cap": site.cap,
+        "remaining": site.remaining,
+        "delta": site.delta,
+        "chance": site.chance,
+        "epsilon_rdp": None if figure is None else figure.epsilon_rdp,
+        "accountant": None if figure is None else f"{figure.accountant} {figure.accountant_version}",
+        "unit": opening.unit,
+        "records_per_unit": opening.records_per_unit,
+        "relation": opening.relation,
+        "sound": site.chain.sound,
+        "head": f"{site.chain.entries}:{site.chain.head}",
+    }
+    for delta, epsilon in site.curve:
+        yield {"row": "curve", "private": not math.isinf(epsilon), "epsilon": epsilon, "delta": delta}
+    for job in site.jobs:
+        yield {
+            "row": "job",
+            "job": job.job,
+            "charges": job.charges,
+            "declared": job.declared,
+            "private": not math.isinf(job.epsilon),
+            "epsilon": job.epsilon,
+            "delta": site.delta,
+        }
+    for line in site.rounds:
+        yield {
+            "row": "round",
+            "job": line.job,
+            "round": line.round,
+            "at": line.at,
+            "sent_at": line.sent_at,
+            "plan": line.plan.hex(),
+            "kind": line.event.kind,
+            "q": line.q,
+            "sigma": line.noise_multiplier,
+            "steps": line.steps,
+            "state": line.state,
+            "attempts": line.attempts,
+            "declared": line.declared,
+            "private": not math.isinf(line.epsilon_round),
+            "exact": line.exact,
+            "epsilon": line.epsilon_round,
+            "epsilon_so_far": line.epsilon_so_far,
+            "filter": line.filter_so_far,
+            "cap": site.cap,
+            "remaining": line.remaining,
+            "delta": site.delta,
+        }
+
+
+def _cell(value: object) -> object:
+    """Truth values as programs write them; nothing and infinity as an empty cell."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None or value == math.inf else value

@@ -1,0 +1,133 @@
+"""How long an account of many sites takes, and how long a long ledger takes to verify.
+
+Run as `python tests/bench/bench_report.py [--json] [--sites 20] [--rounds 1000] [--entries 100000]`.
+
+The report is made as `secfed report` makes it: the ledgers verified, with helper processes where that
+pays, every figure worked out, the text written (and, beside it, the HTML page). All sites took part in
+one job; `--missed N` lets each but the first miss N more rounds than the one before it, so that no two
+histories are alike. Times are wall-clock seconds, beside the CPU seconds of this process and of the
+helpers: on a busy machine compare the latter. Targets, on two quiet cores: 20 sites of 1000 rounds in
+5 s, 100 000 entries in 10 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest import mock
+
+from secfed.cli.provers import provers
+from secfed.crypto.signing import SigningKey
+from secfed.ids import ClientId, Digest, JobId, RoundId
+from secfed.privacy.entries import Budget
+from secfed.privacy.events import PoissonGaussian
+from secfed.privacy.ledger import Authorization, Ledger, Verdict, verify
+from secfed.privacy.report.account import Report, build
+from secfed.privacy.report.form_html import to_html
+from secfed.privacy.report.form_text import to_text
+
+REPORT_TARGET_S = 5.0
+VERIFY_TARGET_S = 10.0
+JOB = JobId("bench")
+WHAT = {
+    "long ledger": "one long ledger verified",
+    "verify": "all sites' ledgers verified",
+    "account": "their account, as text",
+    "page": "the HTML page",
+}
+PLAN, CONTRIBUTION = Digest(b"\x01" * 32), Digest(b"\x02" * 32)
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall-clock and CPU time of one call; CPU time counts helper processes that have ended."""
+    begin, busy = time.perf_counter(), os.times()
+    work()
+    now = os.times()
+    cpu = sum(now[:4]) - sum(busy[:4])
+    return round(time.perf_counter() - begin, 2), round(cpu, 2)
+
+
+def write_ledger(folder: Path, site: str, key: SigningKey, rounds: int) -> Path:
+    """A ledger of `rounds` charges, each sent once: 2 rounds + 1 entries. It need not survive a crash."""
+    path = folder / f"{site}.ledger"
+    stamp = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    event = PoissonGaussian(round(0.01 * 2**64), "1.1", 8, "add-remove", "record")
+    with (
+        mock.patch("os.fsync"),
+        Ledger.create(
+            path, key=key, site=ClientId(site), unit="record", records_per_unit=1, relation="add-remove",
+            budget=Budget("100", "0.000001", 10_000), now=lambda: stamp,
+        ) as ledger,
+    ):  # fmt: skip
+        for number in range(1, rounds + 1):
+            ledger.reserve(JOB, number, PLAN, Authorization(event, ledger.head, 0.0))
+            ledger.mark_sent(RoundId(JOB, number), 1, CONTRIBUTION)
+    return path
+
+
+def measure(
+    folder: Path, sites: int, rounds: int, missed: int, entries: int
+) -> dict[str, tuple[float, float]]:
+    """All figures, (wall, CPU) seconds."""
+    key = SigningKey.from_seed(bytes(range(32)))
+    many = [write_ledger(folder, f"site-{place}", key, rounds - missed * place) for place in range(sites)]
+    long = [write_ledger(folder, "long", key, entries // 2)]
+    verdicts: list[Verdict] = []
+    reports: list[Report] = []
+
+    def check(paths: list[Path]) -> None:
+        with provers(paths) as pool:
+            verdicts[:] = [verify(path, key.public, helpers=pool) for path in paths]
+        faults = [verdict.fault for verdict in verdicts if verdict.fault is not None]
+        if faults:
+            raise SystemExit(f"a good ledger was refused: {faults[0]}")
+
+    def account() -> None:
+        made = build(verdicts, now=datetime.now(UTC), recompute="secfed report")
+        to_text(made)
+        reports.append(made)
+
+    figures: dict[str, tuple[float, float]] = {
+        "long ledger": seconds(lambda: check(long)),
+        "verify": seconds(lambda: check(many)),
+        "account": seconds(account),
+        "page": seconds(lambda: to_html(reports[0])),
+    }
+    return figures
+
+
+def main() -> int:
+    """Print the figures; the exit status says whether both targets are met."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--sites", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--missed", type=int, default=0)
+    parser.add_argument("--entries", type=int, default=100_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        figures = measure(Path(name), options.sites, options.rounds, options.missed, options.entries)
+    verified, report = figures["long ledger"][0], figures["verify"][0] + figures["account"][0]
+    if options.json:
+        print(json.dumps(figures | {"report s": report}))
+    else:
+        print(f"{'':40} {'wall s':>8} {'CPU s':>8}")
+        for what, name in WHAT.items():
+            wall, cpu = figures[what]
+            print(f"{name:40} {wall:8.2f} {cpu:8.2f}")
+        whole = f"report of {options.sites} sites, {options.rounds} rounds"
+        print(f"{whole:40} {report:8.2f}  target {REPORT_TARGET_S:g}")
+        print(f"{f'{options.entries} entries verified':40} {verified:8.2f}  target {VERIFY_TARGET_S:g}")
+    return 0 if report <= REPORT_TARGET_S and verified <= VERIFY_TARGET_S else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
