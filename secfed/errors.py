@@ -16,6 +16,7 @@ from typing import ClassVar
 from secfed.ids import ClientId
 
 __all__ = [
+    "AuditFailedError",
     "AuditLogError",
     "AuthenticationError",
     "BudgetExceededError",
@@ -245,6 +246,13 @@ class PolicyRefusedError(SecfedError):
 
     exit_code = 51
     hint = "Compare the plan with policy.toml; change the policy only if its owner agrees."
+
+
+class AuditFailedError(SecfedError):
+    """An audit found something that contradicts the claimed epsilon."""
+
+    exit_code = 52
+    hint = "Do not publish the figure; keep the audit's files and report them (SECURITY.md)."
 
 
 # -- 60s: storage and audit --------------------------------------------------------------------
