@@ -20,7 +20,7 @@ demo-vector: setup
 	$(BIN)/secfed demo --task vector
 
 test: setup setup-assets lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .
@@ -33,9 +33,11 @@ MINUTES ?= 20
 slow: setup setup-assets
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "slow and not gpu" --minutes $(MINUTES)
 
-bench: setup
+bench: setup setup-assets
 	$(BIN)/python tests/bench/bench_keystream.py
 	$(BIN)/python tests/bench/bench_startup.py
+	$(BIN)/python tests/bench/bench_report.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_dp_step.py
 
 proto: setup
 	$(BIN)/python protos/generate.py
@@ -51,7 +53,7 @@ $(VENV)/.installed: pyproject.toml constraints/cpu.txt
 
 .PHONY: setup-assets
 setup-assets: $(VENV)/.assets
-$(VENV)/.assets: $(VENV)/.installed constraints/assets.txt constraints/sdists.txt
+$(VENV)/.assets: $(VENV)/.installed constraints/assets.txt constraints/sdists.txt secfed/training/assets.py
 	$(BIN)/python -m pip install -q --no-deps -r constraints/assets.txt
 	mkdir -p $(SECFED_CACHE)/sdist
 	$(BIN)/python -m pip download -q --no-deps --no-binary llamafactory,vaderSentiment -d $(SECFED_CACHE)/sdist -r constraints/sdists.txt

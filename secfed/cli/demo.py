@@ -26,7 +26,7 @@ def demo(
     from datetime import datetime
 
     from secfed.cli.playground import Playground
-    from secfed.errors import ConfigError
+    from secfed.errors import ConfigError, SecfedError
 
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     root = (directory or Path("demo-out") / f"{task}-{stamp}").resolve()
@@ -45,4 +45,7 @@ def demo(
     else:
         raise ConfigError(f"--task is classify, sft or vector, not {task!r}")
     if not passed:
-        raise typer.Exit(1)
+        raise SecfedError(
+            "a check of the demo failed, the one that says FAIL above",
+            hint=f"This is a bug in secfed: please report it, with the folder {root}.",
+        )

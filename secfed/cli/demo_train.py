@@ -9,29 +9,34 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secfed.aggregation import folder as folders
+from secfed.cli.demo_metric import Gauge
 from secfed.cli.evidence import Hidden, examine, stored_uploads
 from secfed.cli.jobfile import template
-from secfed.cli.playground import Playground, Process
+from secfed.cli.playground import Playground, Process, failure
 from secfed.config import to_toml
 from secfed.config.job import JobFile
-from secfed.errors import ConfigError
+from secfed.errors import ConfigError, RoundAbortedError
 from secfed.ids import ClientId, Digest
 from secfed.rounds.house import adapter_digest
+from secfed.store.adapters import AdapterStore
+
+if TYPE_CHECKING:
+    from secfed.training.evaluate import Metric
 
 __all__ = ["run_training"]
 
 SITES = ("hosp-a", "hosp-b", "hosp-c")
 SHARES = (0.4, 0.35, 0.25)
 """How unevenly the rows are split."""
-
-PUBLIC_ROWS = 400
-"""Held-out rows that belong to no site; the metric is measured on them."""
 
 CAP = 8.0
 """Each site's budget."""
@@ -42,18 +47,37 @@ SPLIT_SEED = 7
 QUIET_S = 15.0
 """A wait says where it stands at least this often."""
 
+REPORT = "report.txt"
+"""The sites' privacy report, in the demo's folder."""
+
 _POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class _Material:
-    """A task's job and rows."""
+    """A task's job and rows.
+
+    Attributes:
+        owner: Column of the person, where persons are the units.
+        public_rows: How many are held out: they belong to no site, and the metric is measured on them.
+        limit_s: How long the rounds may take.
+        say: The rows, in words.
+    """
 
     job: JobFile
     rows: Sequence[Mapping[str, object]]
     owner: str | None
+    public_rows: int
     limit_s: float
     say: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The metric with the job's first adapter and with the federated one."""
+
+    before: Metric
+    after: Metric
 
 
 def run_training(play: Playground, task: str, models: Path, say: Callable[[str], object]) -> bool:
@@ -61,6 +85,9 @@ def run_training(play: Playground, task: str, models: Path, say: Callable[[str],
 
     Returns:
         Whether every check passed.
+
+    Raises:
+        SecfedError: A process failed, or a site is not in the last round.
     """
     begun = time.monotonic()
     material = _material(task, models)
@@ -68,6 +95,26 @@ def run_training(play: Playground, task: str, models: Path, say: Callable[[str],
     play.found()
     play.edit_aggregator(retain_uploads="true")
     play.enroll(SITES)
+    with Gauge(material.job, models, public) as gauge:
+        clients = _set_up(play, material, models, gauge, say)
+        say(f"set-up         {time.monotonic() - begun:.1f} s")
+        with _copies(play) as copies:
+            before = _watch(play, material, clients, gauge, say)
+        rounds = sorted((play.federation / "out" / material.job.name).glob("round-*"))
+        after = gauge.measure(folders.read(rounds[-1])[1])
+        hidden = _checked(play, material, rounds, copies, say)
+        account = _account(play)
+        _summary(material, _Measured(before.result(), after.result()), account, say)
+    say(f"adapter        {rounds[-1]}")
+    say(f"report         {play.root / REPORT}")
+    say(f"time           {time.monotonic() - begun:.0f} s")
+    return hidden
+
+
+def _set_up(
+    play: Playground, material: _Material, models: Path, gauge: Gauge, say: Callable[[str], object]
+) -> list[Process]:
+    """From enrolled sites to a started job; returns the sites' running clients."""
     play.start_aggregator()
     say(f"federation     {len(SITES)} sites, aggregator on 127.0.0.1:{play.port}, mutual TLS, fresh keys")
     privacy = material.job.privacy
@@ -83,30 +130,40 @@ def run_training(play: Playground, task: str, models: Path, say: Callable[[str],
             for name in SITES
         }
     )  # fmt: skip
-    say(f"data           {material.say}; {PUBLIC_ROWS} public rows are held out")
+    say(f"data           {material.say}; {material.public_rows} public rows are held out")
     path = play.root / "JOB.toml"
     path.write_text(to_toml(material.job, play.root))
-    clients = [play.start_client(name, "--job", material.job.name) for name in SITES]
+    gauge.await_libraries()
     for line in play.start_job(path, models).splitlines():
         say(line)
-    say(f"set-up         {time.monotonic() - begun:.1f} s")
-    with _copies(play) as copies:
-        _watch(play, clients, material.limit_s, say)
-    failed = [client for client in clients if client.wait(1) != 0]
-    for client in failed:
-        say(f"{client.name} ended with an error:\n{client.output}")
-    return not failed and _summary(play, material, models, public, copies, say, begun)
+    # not earlier: a client that asks for a job that is not there yet ends with an error
+    return [play.start_client(name, "--job", material.job.name) for name in SITES]
 
 
 def _watch(
-    play: Playground, clients: Sequence[Process], limit_s: float, say: Callable[[str], object]
-) -> None:
-    """Say each site's round lines as they come, and now and then where the training stands."""
+    play: Playground,
+    material: _Material,
+    clients: Sequence[Process],
+    gauge: Gauge,
+    say: Callable[[str], object],
+) -> Future[Metric]:
+    """Say each site's round lines as they come, and now and then what is waited for.
+
+    Returns:
+        The metric of the job's first adapter, which the manifest of the first round names.
+
+    Raises:
+        SecfedError: A process failed, or time is up.
+    """
     said = dict.fromkeys((client.name for client in clients), 0)
     spoken = time.monotonic()
+    before: list[Future[Metric]] = []
+    first = play.federation / "out" / material.job.name / "round-0001" / "secfed_manifest.json"
 
     def look() -> bool:
         nonlocal spoken
+        if not before and first.exists():
+            before.append(gauge.measure(_base_adapter(play, first)))
         for client in clients:
             lines = [line for line in client.output.splitlines() if line.startswith("round ")]
             for line in lines[said[client.name] :]:
@@ -115,19 +172,41 @@ def _watch(
             said[client.name] = len(lines)
         if time.monotonic() - spoken > QUIET_S:
             spoken = time.monotonic()
-            say("  ... " + ", ".join(f"{client.name}: {_last_line(client)}" for client in clients))
+            number = min(min(said.values()) + 1, material.job.rounds)
+            standing = "; ".join(f"{client.name} {_standing(client)}" for client in clients)
+            say(f"  ... waiting for round {number}/{material.job.rounds}: {standing}")
+        for process in play.processes:  # the others would wait for it
+            code = process.popen.poll()
+            if code:
+                raise failure(process.name, code, process.output, process.log)
         return all(not client.running for client in clients)
 
-    play.until(look, "the sites to finish", limit_s)
+    play.until(look, "the sites to finish", material.limit_s)
+    if not before:
+        raise RoundAbortedError("the job ended without a round", hint=f"The logs are in {play.root}.")
+    return before[0]
 
 
-def _last_line(client: Process) -> str:
-    """Where a client stands, in a word or two; its log lines are JSON and are left out."""
+def _base_adapter(play: Playground, manifest: Path) -> dict[str, NDArray[np.float32]]:
+    """The adapter that a round was trained on."""
+    store = AdapterStore(play.federation / "state" / "adapters", digest=adapter_digest)
+    return store.get(Digest(bytes.fromhex(json.loads(manifest.read_bytes())["base"])))
+
+
+def _standing(client: Process) -> str:
+    """Where a client stands, in some words; its log lines are JSON and are left out."""
+    if not client.running:
+        return "has ended"
     lines = [line for line in client.output.splitlines() if line and not line.startswith("{")]
-    last = lines[-1] if lines else "starting"
-    if last.startswith("waiting"):
-        return "waiting for the others"
-    return last.removeprefix("training: ") if last.startswith(("training: ", "round ")) else "preparing"
+    last = lines[-1] if lines else ""
+    if last.startswith("training: "):
+        return f"trains, {last.removeprefix('training: ')}"
+    if ": waiting for " in last:  # `waiting: job J round 1: waiting for 2 sites: a, b, for 30 s at most`
+        what = last.rpartition(": waiting for ")[2].rpartition(": ")[2]
+        return f"waits for {what.partition(', for ')[0]}"
+    if last.startswith("waiting: "):
+        return f"waits ({last.removeprefix('waiting: ')})"
+    return "loads its model and rows" if " accepted " in last else "gets ready"
 
 
 def _material(task: str, models: Path) -> _Material:
@@ -139,9 +218,9 @@ def _material(task: str, models: Path) -> _Material:
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     if task == "classify":
         said = f"{len(rows)} rated movie sentences, split {'/'.join(f'{share:.0%}' for share in SHARES)}"
-        return _Material(job, rows, None, 900.0, said)
+        return _Material(job, rows, None, 400, 900.0, said)
     said = f"{len(rows)} conversations by person, split {'/'.join(f'{share:.0%}' for share in SHARES)}"
-    return _Material(job, rows, "person", 2400.0, said)
+    return _Material(job, rows, "person", 96, 2400.0, said)
 
 
 def _split(play: Playground, material: _Material) -> Path:
@@ -153,9 +232,9 @@ def _split(play: Playground, material: _Material) -> Path:
     random.Random(SPLIT_SEED).shuffle(order)  # noqa: S311 - a public split
     rows = [group for owner in order for group in [groups[owner]]]
     public: list[Mapping[str, object]] = []
-    while len(public) < PUBLIC_ROWS:
+    while len(public) < material.public_rows:
         public += rows.pop()
-    _write(play.root / "public.jsonl", public[:PUBLIC_ROWS])
+    _write(play.root / "public.jsonl", public[: material.public_rows])
     start = 0
     for name, share in zip(SITES, SHARES, strict=True):
         end = start + round(share * len(rows))
@@ -198,45 +277,57 @@ def _copies(play: Playground) -> Iterator[dict[tuple[str, str], Path]]:
         thread.join()
 
 
-def _summary(
+def _checked(
     play: Playground,
     material: _Material,
-    models: Path,
-    public: Path,
+    rounds: Sequence[Path],
     copies: Mapping[tuple[str, str], Path],
     say: Callable[[str], object],
-    begun: float,
 ) -> bool:
-    rounds = sorted((play.federation / "out" / material.job.name).glob("round-*"))
-    found = [hidden for folder in rounds for hidden in _examine_round(play, folder, copies)]
-    document = json.loads((rounds[-1] / "secfed_manifest.json").read_bytes())
-    whole = len(rounds) == material.job.rounds and len(document["included"]) == len(SITES)
-    examined = len(found) == len(rounds) * len(SITES)
-    hidden = examined and all(item.passed for item in found)
-    agreeing, expected = sum(item.agreeing for item in found), sum(item.expected for item in found)
+    """Whether no stored upload tells anything of its site's contribution.
+
+    Raises:
+        RoundAbortedError: A round is missing, or a site in the last one.
+    """
+    included = json.loads((rounds[-1] / "secfed_manifest.json").read_bytes())["included"]
     say("")
-    included = len(document["included"])
-    say(f"included       {included} of {len(SITES)} in round {len(rounds)} of {material.job.rounds}")
+    say(f"included       {len(included)} of {len(SITES)} in round {len(rounds)} of {material.job.rounds}")
+    if len(rounds) != material.job.rounds or len(included) != len(SITES):
+        raise RoundAbortedError(
+            "the job ended without a round, or without a site in its last one",
+            hint=f"The logs of all processes are in {play.root}.",
+        )
+    found = [hidden for folder in rounds for hidden in _examine_round(play, folder, copies)]
+    hidden = len(found) == len(rounds) * len(SITES) and all(item.passed for item in found)
+    agreeing, expected = sum(item.agreeing for item in found), sum(item.expected for item in found)
     say(
         f"the aggregator saw only the sum: {'PASS' if hidden else 'FAIL'}  ({len(found)} stored uploads; of "
         f"{sum(item.words for item in found)} words {agreeing} agree with the plain ones, {expected:.0f} by "
         f"chance; uniform to {max((abs(item.uniformity_sigma) for item in found), default=0):.1f} sigma)"
     )
     shutil.rmtree(play.root / "plain", ignore_errors=True)
-    before, after, name = _metrics(play, rounds, models, public, material)
-    say(f"{name:<14} {before:.3f} before, {after:.3f} after, on {PUBLIC_ROWS} public rows of no site")
-    report = play.root / "report.txt"
+    return hidden
+
+
+def _account(play: Playground) -> Mapping[str, Any]:
+    """Write the sites' report, and return it."""
     configs = [part for site in SITES for part in ("--config", str(play.config(site)))]
-    play.run("report", *configs, "--output", str(report))
-    account = json.loads(play.run("report", *configs, "--format", "json"))
+    play.run("report", *configs, "--output", str(play.root / REPORT))
+    account: Mapping[str, Any] = json.loads(play.run("report", *configs, "--format", "json"))
+    return account
+
+
+def _summary(
+    material: _Material, measured: _Measured, account: Mapping[str, Any], say: Callable[[str], object]
+) -> None:
+    """What the training gave, and what it cost."""
+    before, after = measured.before, measured.after
+    rows = f"on {material.public_rows} public rows of no site"
+    say(f"{after.name:<14} {before.value:.3f} before, {after.value:.3f} after, {rows}")
     for site in account["sites"]:
         say(
             f"epsilon        {site['site']}: {site['epsilon']:.3f} of {CAP:.3f} at delta {account['delta']:g}"
         )
-    say(f"adapter        {rounds[-1]}")
-    say(f"report         {report}")
-    say(f"time           {time.monotonic() - begun:.0f} s")
-    return whole and hidden
 
 
 def _examine_round(play: Playground, folder: Path, copies: Mapping[tuple[str, str], Path]) -> list[Hidden]:
@@ -256,27 +347,3 @@ def _plain(site: ClientId, number: int, copies: Mapping[tuple[str, str], Path]) 
         if name == site and int(file.split(".")[1]) == number:
             return np.frombuffer(path.read_bytes().split(b"\n", 1)[1], dtype="<u4")
     return None
-
-
-def _metrics(
-    play: Playground, rounds: Sequence[Path], models: Path, public: Path, material: _Material
-) -> tuple[float, float, str]:
-    """The task's metric with the job's first adapter and with the federated one."""
-    from secfed.aggregation import folder as folders
-    from secfed.store.adapters import AdapterStore
-    from secfed.training.adapter import build, task_columns, task_of
-    from secfed.training.data import load
-    from secfed.training.evaluate import Evaluator
-    from secfed.training.models import model_folder
-
-    spec, arrays = folders.read(rounds[-1])
-    section = material.job.training
-    assert section is not None  # noqa: S101 - a training demo
-    base = model_folder(models, spec.base_model)
-    table = load(public, task_columns(spec), scratch=play.root)
-    evaluator = Evaluator(build(spec, base, device="auto"), task_of(spec, base, section.max_length), table)
-    opening = json.loads((rounds[0] / "secfed_manifest.json").read_bytes())
-    store = AdapterStore(play.federation / "state" / "adapters", digest=adapter_digest)
-    before = evaluator.measure(store.get(Digest(bytes.fromhex(opening["base"]))))
-    after = evaluator.measure(arrays)
-    return before.value, after.value, after.name

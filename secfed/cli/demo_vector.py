@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from secfed.cli.evidence import examine, stored_uploads
-from secfed.cli.playground import Playground
+from secfed.cli.playground import Playground, failure
 from secfed.config import to_toml
 from secfed.config.job import JobFile, VectorSection
 from secfed.encoding.contribution import encode_contribution
@@ -55,9 +55,9 @@ def run_vector(play: Playground, say: Callable[[str], object]) -> bool:
     pushed = time.monotonic()
     clients = [play.push(name, play.site(name) / "update.safetensors") for name in SITES]
     for client in clients:
-        if client.wait(WAIT_S) != 0:
-            say(client.output)
-            return False
+        code = client.wait(WAIT_S)
+        if code != 0:
+            raise failure(client.name, code, client.output, client.log)
     say(f"round          {time.monotonic() - pushed:.1f} s, with the start of five client processes")
     for client in clients:
         say(f"  {client.name:<12} {client.output.strip().splitlines()[-1]}")

@@ -19,6 +19,8 @@ from secfed import __version__
 from secfed.cli import (
     adapter,
     aggregator,
+    audit,
+    budget,
     client,
     data,
     demo,
@@ -65,21 +67,23 @@ def _options(
     del debug, version
 
 
-app.command("demo", short_help="A whole federation on this machine, in about a minute.")(demo.demo)
+app.command("demo", short_help="A whole federation on this machine, in about two minutes.")(demo.demo)
 app.command("init", short_help="Make a federation: roster key, aggregator and admin.")(federation.init)
 app.command("enroll", short_help="Take sites into the roster; an invite for each.")(federation.enroll)
 app.command("revoke", short_help="Take a site out of the roster.")(federation.revoke)
 app.add_typer(keys.app, name="keys", help="Make, show and rotate key files; change a passphrase.")
-app.add_typer(roster.app, name="roster", help="Show or verify the signed list of members.")
+app.add_typer(roster.app, name="roster", help="Show, verify or renew the signed list of members.")
 app.add_typer(aggregator.app, name="aggregator", help="Run the aggregator.")
 app.add_typer(client.app, name="client", help="Join a federation; train, or push an update.")
 app.add_typer(job.app, name="job", help="Write, start, pause, resume, stop and list jobs.")
 app.command("status")(status.status)
 app.add_typer(adapter.app, name="adapter", help="Fetch a round's adapter.")
 app.command("eval")(evaluate.evaluate)
-app.add_typer(data.app, name="data", help="Try a site's data without any socket.")
+app.add_typer(data.app, name="data", help="Check a site's data; make feedback of preference pairs.")
+app.add_typer(budget.app, name="budget", help="What noise costs, and what a job would spend.")
 app.command("report", short_help="What was spent of a data set's budget, and what is left.")(report.report)
 app.add_typer(ledger.app, name="ledger", help="Verify a ledger's chain and signatures.")
+app.add_typer(audit.app, name="audit", help="Measure the mechanism; bound epsilon from below.")
 
 
 def main() -> None:

@@ -23,15 +23,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from secfed.errors import NetworkError
+from secfed import errors
+from secfed.errors import NetworkError, RoundAbortedError, SecfedError
 
-__all__ = ["Playground", "Process", "free_port"]
+__all__ = ["Playground", "Process", "failure", "free_port"]
 
 _MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 """glibc keeps what training frees: some 15 % faster on a CPU."""
 
 _AT_ONCE = 2
 """Commands of set-up that run side by side."""
+
+_KINDS: tuple[type[SecfedError], ...] = tuple(getattr(errors, name) for name in errors.__all__)
+"""Every error; of those with one exit code the first stands for all."""
 
 _STOP_S = 10
 """How long a process may take to stop by itself before it is killed."""
@@ -43,6 +47,24 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def failure(name: str, code: int, output: str, log: Path | None = None) -> SecfedError:
+    """What a process said as it failed: its cause and remedy, as an error with its exit code.
+
+    Args:
+        name: Who failed.
+        code: The exit code; below 0 the signal that ended it.
+        output: What it printed.
+        log: The file of the output, named where the process gave no remedy.
+    """
+    said = dict(
+        line.split(": ", 1) for line in output.splitlines() if line.startswith(("error: ", "remedy: "))
+    )
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    hint = "Try again." if log is None else f"Its output is in {log}."
+    kind = next((kind for kind in _KINDS if kind.exit_code == code), RoundAbortedError)
+    return kind(f"{name}: {said.get('error', how)}", hint=said.get("remedy", hint))
 
 
 @dataclass(slots=True)
@@ -220,22 +242,27 @@ class Playground:
         """Run one `secfed` command to its end; returns what it printed.
 
         Raises:
-            NetworkError: It ended with another exit code than expected, or not in time.
+            NetworkError: It did not end in time.
+            SecfedError: It ended with another exit code than expected; see `failure`.
         """
-        done = subprocess.run(
-            [sys.executable, "-m", "secfed", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env=self.environment(),
-            check=False,
-        )
-        if done.returncode != expect:
-            raise NetworkError(
-                f"`secfed {' '.join(arguments[:2])}` ended with {done.returncode}, not {expect}: "
-                f"{(done.stderr or done.stdout).strip()}"
+        name = f"`secfed {' '.join(arguments[:2])}`"
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "secfed", *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                env=self.environment(),
+                check=False,
             )
+        except subprocess.TimeoutExpired as late:
+            raise NetworkError(
+                f"{name} has not ended within {timeout_s:.0f} s",
+                hint=f"Is this machine very busy? The logs are in {self.root}.",
+            ) from late
+        if done.returncode != expect:
+            raise failure(name, done.returncode, done.stderr or done.stdout)
         return done.stdout + done.stderr
 
     def start_aggregator(self) -> Process:
@@ -246,7 +273,7 @@ class Playground:
         )  # fmt: skip
         self.until(lambda: self._listens() or not process.running, "the aggregator's port", 30)
         if not process.running:
-            raise NetworkError(f"the aggregator did not start: {process.output.strip()}")
+            raise failure("the aggregator", process.wait(_STOP_S), process.output, process.log)
         return process
 
     def start_client(self, name: str, *options: str) -> Process:
@@ -270,12 +297,23 @@ class Playground:
         )  # fmt: skip
 
     def start_job(self, path: Path, models: Path | None = None) -> str:
-        """`secfed job start` by the admin."""
-        options = () if models is None else ("--models", str(models))
-        return self.run(
-            "job", "start", str(path), "--config", str(self.federation / "admin.toml"),
-            "--passphrase-file", str(self.passphrase), *options,
-        )  # fmt: skip
+        """`secfed job start` by the admin; returns what it printed.
+
+        In this process, as the rest of set-up: for a training job it loads the libraries that a
+        demo needs for its metric anyway.
+        """
+        from secfed.cli import job
+
+        options = {} if models is None else {"models": models}
+        with _quiet() as said:
+            job.start(
+                path,
+                config=self.federation / "admin.toml",
+                passphrase_file=self.passphrase,
+                passphrase_fd=None,
+                **options,
+            )
+        return said.getvalue()
 
     def until(self, reached: Callable[[], object], what: str, timeout_s: float) -> None:
         """Wait until something holds.
@@ -298,7 +336,8 @@ class Playground:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Iterator[io.StringIO]:
     """Set-up talks to whoever types the commands one by one; here one line for all is enough."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
+        yield said

@@ -1,0 +1,91 @@
+"""A demo that fails says why, as its processes did; a demo that waits says for what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secfed.cli import demo_train, demo_vector
+from secfed.cli.playground import Playground, failure
+from secfed.errors import BudgetExceededError, ConfigError, RosterError, RoundAbortedError, SecfedError
+
+SAID = '{"event": "accepted"}\nround 1/3  included\nerror: the cap is 8: no more\nremedy: stop here\n'
+
+
+@pytest.mark.parametrize(("code", "kind"), [(50, BudgetExceededError), (2, ConfigError), (99, SecfedError)])
+def test_a_failed_process_hands_on_its_own_words_and_code(code: int, kind: type[SecfedError]) -> None:
+    found = failure("hosp-a", code, SAID)
+    assert type(found) is kind
+    assert (str(found), found.hint, found.exit_code) == ("hosp-a: the cap is 8: no more", "stop here", code)
+
+
+@pytest.mark.parametrize(("code", "how"), [(-9, "was ended by signal 9"), (1, "ended with exit code 1")])
+def test_a_process_that_says_nothing_leaves_its_log(code: int, how: str, tmp_path: Path) -> None:
+    found = failure("hosp-a", code, "Killed\n", tmp_path / "hosp-a.log")
+    assert type(found) is RoundAbortedError
+    assert str(found) == f"hosp-a: {how}"
+    assert str(tmp_path / "hosp-a.log") in found.hint
+
+
+def test_a_command_in_a_playground_says_its_own_cause(tmp_path: Path) -> None:
+    with Playground(tmp_path / "play") as play, pytest.raises(RosterError) as told:
+        play.run("roster", "show", str(tmp_path / "nowhere.txt"))
+    assert "secfed roster show" in str(told.value)
+    assert "nowhere.txt" in str(told.value)
+    assert "error:" not in str(told.value)
+
+
+def test_a_failed_check_is_two_lines_and_a_documented_code(
+    tmp_path: Path, secfed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_vector, "run_vector", lambda *_: False)
+    done = secfed("demo", "--task", "vector", "--dir", tmp_path / "demo")
+    assert done.code == 99
+    assert "FAIL" in done.error
+    assert str(tmp_path / "demo") in done.remedy
+
+
+def test_a_failed_site_ends_the_demo_with_its_words_and_code(
+    tmp_path: Path, secfed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise failure("hosp-b", 50, SAID)
+
+    monkeypatch.setattr(demo_vector, "run_vector", fail)
+    done = secfed("demo", "--task", "vector", "--dir", tmp_path / "demo")
+    assert (done.code, done.error, done.remedy) == (50, "hosp-b: the cap is 8: no more", "stop here")
+
+
+@pytest.mark.parametrize(
+    ("line", "standing"),
+    [
+        ("", "gets ready"),
+        ("hosp-a takes part at 127.0.0.1:9", "gets ready"),
+        ("job classify  accepted  3 rounds cost epsilon 3.027 by plan", "loads its model and rows"),
+        ("training: step 3/8", "trains, step 3/8"),
+        (
+            "waiting: job classify round 2: waiting for 2 sites: hosp-b, hosp-c, for 30 s at most",
+            "waits for hosp-b, hosp-c",
+        ),
+        ("waiting: job classify round 1, attempt 1, mask: waiting for hosp-b", "waits for hosp-b"),
+        ("waiting: no job is running", "waits (no job is running)"),
+    ],
+)
+def test_a_waiting_demo_says_what_it_waits_for(line: str, standing: str, tmp_path: Path) -> None:
+    class Client:
+        running = True
+        output = f'{line}\n{{"event": "a log line"}}\n'
+
+    assert demo_train._standing(Client()) == standing
+
+
+def test_the_demo_names_a_missing_model_before_it_makes_keys(
+    tmp_path: Path, secfed: Callable[..., Any]
+) -> None:
+    done = secfed("demo", "--dir", tmp_path / "demo", "--models", tmp_path / "empty")
+    assert done.code == 2
+    assert "make setup-assets" in done.remedy
+    assert not (tmp_path / "demo" / "federation").exists()
