@@ -263,7 +263,7 @@ def test_an_adapter_that_is_not_there_is_refused(
     made = make()
     words = ("audit", "canaries", "score", "--canaries", made / "canaries.jsonl", "--models", models)
     done = secfed(*words, "--adapter", made, "-o", made / "scores.json")
-    assert (done.code, bool(done.remedy)) == (60, True)
+    assert (done.code, bool(done.remedy)) == (2, True)
     assert not (made / "scores.json").exists()
 
 
