@@ -138,7 +138,8 @@ def test_the_sum_is_exact_and_one_member_fewer_is_refused(build: Callable[..., L
     pushes = [play.push(name, play.site(name) / "update.safetensors") for name in rest]
     for push in pushes:
         play.ends(push, 41)
-        assert "differ by 1 member" in push.output
+    # One refusal ends the round of four, so a slow member may hear of the end before it is asked itself.
+    assert any("differ by 1 member" in push.output for push in pushes)
     again = play.status("again")
     assert again["state"] == "failed"
     assert "refused" in again["history"][0]["state"]
