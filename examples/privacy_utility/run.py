@@ -5,12 +5,17 @@ trainer, strategy and fixed-point code, in one process and without masks: masks 
 sum that a federation would publish is formed here directly. Everything else, DP-SGD with its secret
 sampling and noise included, is what a site runs.
 
-    python examples/privacy_utility/run.py --models ~/.cache/secfed --seeds 3 --output TABLE.md
+    python examples/privacy_utility/run.py --models ~/.cache/secfed --seeds 3 --kept RUNS.jsonl
+
+Every run that is done is kept in `--kept`, one JSON object a line, and not made again: a stopped table
+goes on where it stood, and `--only-table` prints what is there. One seed is run at all epsilons before
+the next begins, so that the rows of a table that was cut short compare the same splits.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -19,6 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,19 +59,36 @@ PLAIN_RATE = "0.005"
 """Learning rate of AdamW without privacy: there is no clipping norm that would bound plain SGD."""
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One federation's end.
+
+    Attributes:
+        settings: Digest of all public constants, the seed included; equal means the same run.
+        spent: Epsilon of all rounds at `DELTA`, null without privacy.
+    """
+
+    target: str
+    seed: int
+    rounds: int
+    settings: str
+    noise_multiplier: str | None
+    spent: float | None
+    accuracy: float
+    seconds: int
+
+
 def main() -> None:
     """Run every epsilon with every seed, and print the table."""
     options = _options()
-    rows = _rows(options.models)
-    with tempfile.TemporaryDirectory() as folder:
-        results = {
-            target: [_run(options, Path(folder), rows, target, seed) for seed in range(options.seeds)]
-            for target in options.epsilons
-        }
-    table = _table(options, results)
-    print(table)
-    if options.output is not None:
-        options.output.write_text(table + "\n", encoding="utf-8")
+    runs = _kept(options.kept)
+    if not options.only_table:
+        rows = _rows(options.models)
+        with tempfile.TemporaryDirectory() as folder:
+            for seed in range(options.seeds):
+                for target in options.epsilons:
+                    runs.append(_run(options, Path(folder), rows, target, seed, runs))
+    print(_table(options, runs))
 
 
 def _options() -> argparse.Namespace:
@@ -75,8 +98,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--kept", type=Path, help="file of the runs that are done; found there, not made again"
+    )
+    parser.add_argument("--only-table", action="store_true", help="make no run: the table of those in --kept")
     return parser.parse_args()
+
+
+def _kept(path: Path | None) -> list[Run]:
+    if path is None or not path.exists():
+        return []
+    return [Run(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
 
 
 def _rows(models: Path) -> list[Mapping[str, object]]:
@@ -90,12 +122,17 @@ def _run(
     rows: Sequence[Mapping[str, object]],
     target: float,
     seed: int,
-) -> float:
+    done: Sequence[Run],
+) -> Run:
     """One federation: split by the seed, train the rounds, accuracy on the public rows."""
     begun = time.monotonic()
     train, dp = _constants(options, target, seed)
-    tables = [_write(scratch, part, train) for part in _split(rows, seed)]
-    public, *sites = tables
+    public_constants = [options.rounds, train.model_dump_json(), dp and dp.model_dump_json()]
+    settings = hashlib.sha256(json.dumps(public_constants).encode()).hexdigest()
+    for run in done:
+        if run.settings == settings:
+            return run
+    public, *sites = [_write(scratch, part, train) for part in _split(rows, seed)]
     folder = model_folder(options.models, train.base.id)
     trainers = [
         LocalTrainer(train, dp, folder, table, os.urandom(32), threads=options.threads) for table in sites
@@ -108,12 +145,25 @@ def _run(
     for _ in range(options.rounds):
         updates = [trainer.run(base, bound=bound) for trainer in trainers]
         words = [grid.encode(layout.flatten(update.arrays)) for update in updates]
-        total = np.sum(words, axis=0, dtype=np.uint32)  # fits: three words of 20 bits
+        total: NDArray[np.uint32] = np.sum(words, axis=0, dtype=np.uint32)  # fits: three words of 20 bits
         mean = grid.decode_sum(total, len(words)) / len(words)
         base = strategy.apply(base, layout.unflatten(mean))
-    metric = Evaluator(trainers[0].model, trainers[0].task, public).measure(base)
-    print(f"epsilon {target:g} seed {seed}: {metric.value:.4f}  {time.monotonic() - begun:.0f} s", flush=True)
-    return metric.value
+    run = Run(
+        target=f"{target:g}",
+        seed=seed,
+        rounds=options.rounds,
+        settings=settings,
+        noise_multiplier=None if dp is None else dp.noise_multiplier,
+        spent=None if dp is None else epsilon([planned_event(train, dp)] * options.rounds, DELTA).epsilon,
+        accuracy=Evaluator(trainers[0].model, trainers[0].task, public).measure(base).value,
+        seconds=round(time.monotonic() - begun),
+    )
+    line = json.dumps(asdict(run))
+    print(line, flush=True)
+    if options.kept is not None:
+        with options.kept.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    return run
 
 
 def _constants(options: argparse.Namespace, target: float, seed: int) -> tuple[TrainSpec, DpSpec | None]:
@@ -161,8 +211,6 @@ def _constants(options: argparse.Namespace, target: float, seed: int) -> tuple[T
     )
     found = noise_multiplier(target, whole, DELTA)
     dp = dp.model_copy(update={"noise_multiplier": found.event.noise_multiplier})
-    spent = epsilon([planned_event(train, dp)] * options.rounds, DELTA).epsilon
-    print(f"epsilon {target:g}: noise multiplier {dp.noise_multiplier}, spent {spent:.3f}", flush=True)
     return train, dp
 
 
@@ -186,14 +234,26 @@ def _write(scratch: Path, rows: Sequence[Mapping[str, object]], train: TrainSpec
     return load(path, FORMATS[train.trainer], scratch=scratch)
 
 
-def _table(options: argparse.Namespace, results: Mapping[float, Sequence[float]]) -> str:
+def _table(options: argparse.Namespace, runs: Sequence[Run]) -> str:
+    """Markdown; only the seeds that were run at every epsilon."""
+    targets = [f"{target:g}" for target in options.epsilons]
+    found = {(run.target, run.seed): run for run in runs if run.rounds == options.rounds}
+    seeds = [seed for seed in range(options.seeds) if all((target, seed) in found for target in targets)]
+    if not seeds:
+        return "no seed has been run at every epsilon yet"
     lines = [
-        f"| epsilon per site (delta {DELTA:g}) | accuracy, mean of {options.seeds} | lowest | highest |",
-        "|---|---|---|---|",
+        f"| epsilon per site (delta {DELTA:g}) | noise multiplier | accuracy, mean of {len(seeds)} seeds |"
+        " lowest | highest |",
+        "|---|---|---|---|---|",
     ]
-    for target, values in results.items():
-        name = f"{target:g}" if math.isfinite(target) else "infinite (no clipping, no noise)"
-        lines.append(f"| {name} | {statistics.mean(values):.3f} | {min(values):.3f} | {max(values):.3f} |")
+    for target in targets:
+        of_target = [found[target, seed] for seed in seeds]
+        values = [run.accuracy for run in of_target]
+        name = "infinite (no clipping, no noise)" if target == "inf" else target
+        noise = of_target[0].noise_multiplier or "none"
+        lines.append(
+            f"| {name} | {noise} | {statistics.mean(values):.3f} | {min(values):.3f} | {max(values):.3f} |"
+        )
     return "\n".join(lines)
 
 

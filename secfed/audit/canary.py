@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from secfed.aggregation.spec import Trainer
 from secfed.errors import ConfigError
 
-__all__ = ["COUNT_MAX", "WORDS", "Plain", "as_csv", "as_lines", "flip", "invent", "site_rows"]
+__all__ = ["COUNT_MAX", "COUNT_MIN", "WORDS", "Plain", "as_csv", "as_lines", "flip", "invent", "site_rows"]
 
 Plain = Mapping[str, str | bool]
 """A row of one file: column to text, or a thumb."""
+
+COUNT_MIN = 20
+"""Fewest canaries of an audit: with fewer, even guesses that are all right show less than epsilon 1.8."""
 
 COUNT_MAX = 100_000
 """More canaries than this are a data set of their own."""

@@ -14,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secfed.audit import bounds
+from secfed.audit.canary import COUNT_MIN
 from secfed.errors import ConfigError, DataError
 from secfed.privacy.accountant import round_down
 
-__all__ = ["CANARIES_MIN", "GAUSSIAN", "PLAIN", "Bound", "Choice", "choices", "lower_bounds", "right_guesses"]
-
-CANARIES_MIN = 20
-"""With fewer, even guesses that are all right show less than epsilon 1.8."""
+__all__ = ["GAUSSIAN", "PLAIN", "Bound", "Choice", "choices", "lower_bounds", "right_guesses"]
 
 GUESSES_MIN = 10
 """Fewest guesses that are tried unasked."""
@@ -116,9 +114,9 @@ def lower_bounds(
         ConfigError: More guesses than canaries, or none; a delta or confidence out of range.
     """
     count = len(included)
-    if count < CANARIES_MIN:
+    if count < COUNT_MIN:
         raise DataError(
-            f"{count} canaries are too few: {CANARIES_MIN} are needed",
+            f"{count} canaries are too few: {COUNT_MIN} are needed",
             hint="Make more of them; some hundreds are usual (`secfed audit canaries make --count 1000`).",
         )
     if len(scores) != count or not np.isfinite(scores).all():

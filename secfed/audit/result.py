@@ -16,11 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from secfed.audit.guesses import Bound
 from secfed.errors import DataError
+from secfed.privacy.report.audits import AUDITS, Verdict, verdict
 from secfed.store import files
 
 __all__ = [
-    "AUDITS_DIRECTORY",
-    "BoundRecord",
     "CanaryResult",
     "Check",
     "Claim",
@@ -33,9 +32,6 @@ __all__ = [
     "save",
     "to_bytes",
 ]
-
-AUDITS_DIRECTORY = "audits"
-"""Beside the ledgers, in their directory."""
 
 _FILE_BYTES_MAX = 64 << 20
 """Largest file that is read: a score a canary, and some."""
@@ -96,27 +92,11 @@ class Scores(_Document):
     scores: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(min_length=1, repr=False)
 
 
-class BoundRecord(_Document):
-    """A `guesses.Bound`, as it stands in a file."""
-
-    name: str
-    source: str
-    epsilon_lower: float
-    ceiling: float
-    guessed_in: int
-    guessed_out: int
-    right: int
-    level: float
-    choices: int
-    mu_lower: float | None
-    assumption: str | None
-
-
 class CanaryResult(_Document):
     """A one-run audit's outcome; `epsilon_lower` is that of the bound without an assumption.
 
     Attributes:
-        verdict: `refuted` where the lower bound exceeds the claim.
+        verdict: `refuted` where the lower bound exceeds a claim at the same delta.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -139,8 +119,8 @@ class CanaryResult(_Document):
     base_model: str
     canaries_sha256: _HexDigest
     claim: Claim | None
-    verdict: Literal["consistent", "refuted", "no claim"]
-    bounds: tuple[BoundRecord, ...]
+    verdict: Verdict
+    bounds: tuple[Bound, ...]
 
 
 class Check(_Document):
@@ -226,7 +206,7 @@ def save(result: CanaryResult | MechanismResult, ledger_dir: Path) -> Path:
         StorageError: It cannot be written, or is there already.
     """
     data = to_bytes(result)
-    directory = ledger_dir / AUDITS_DIRECTORY
+    directory = ledger_dir / AUDITS
     files.make_directory(directory)
     moment = result.date.replace("-", "").replace(":", "")
     path = directory / f"{result.kind}-{moment}-{hashlib.sha256(data).hexdigest()[:8]}.json"
@@ -245,9 +225,6 @@ def canary_result(
 ) -> CanaryResult:
     """What two bounds on one set of scores come to, beside the claim."""
     plain = found[0]
-    verdict: Literal["consistent", "refuted", "no claim"] = "no claim"
-    if claim is not None:
-        verdict = "refuted" if plain.epsilon_lower > claim.epsilon else "consistent"
     return CanaryResult(
         date=date,
         method=f"one-run audit, {plain.source}",
@@ -267,10 +244,8 @@ def canary_result(
         base_model=scores.base_model,
         canaries_sha256=scores.canaries_sha256,
         claim=claim,
-        verdict=verdict,
-        bounds=tuple(
-            BoundRecord(**{name: getattr(bound, name) for name in Bound.__slots__}) for bound in found
-        ),
+        verdict=verdict(plain.epsilon_lower, delta, None if claim is None else (claim.epsilon, claim.delta)),
+        bounds=found,
     )
 
 

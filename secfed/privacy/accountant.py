@@ -21,13 +21,17 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secfed import __version__
 from secfed.errors import LedgerError, SecfedError
 from secfed.privacy.cache import FigureCache, Question
 from secfed.privacy.events import Event, Relation
+from secfed.privacy.hockeystick import HockeyStick
 from secfed.privacy.rdp import Mechanism, Meter, Tally, tally
+
+if TYPE_CHECKING:
+    from secfed.privacy.powers import Powers
 
 __all__ = [
     "CURVE_POINTS",
@@ -37,6 +41,7 @@ __all__ = [
     "curve",
     "epsilon",
     "finite",
+    "load",
     "round_down",
     "round_up",
     "running",
@@ -196,6 +201,11 @@ def running(events: Sequence[Event], delta: float) -> tuple[Running, ...]:
     return tuple(row)
 
 
+def load() -> None:
+    """Load dp_accounting, which the first figure would wait a second for."""
+    from secfed.privacy import mixture, powers  # noqa: F401
+
+
 def round_up(value: float) -> float:
     """To 3 decimals, upwards: what is spent."""
     return value if math.isinf(value) else float(Decimal(value).quantize(_SMALLEST, ROUND_CEILING))
@@ -282,23 +292,37 @@ def _library_version() -> str:
 def _pld_epsilon(composition: Composition, delta: float) -> float:
     if not composition:
         return 0.0
-    whole = float(_composed(composition).get_epsilon_for_delta(delta))
+    whole = _composed(composition).epsilon(delta)
     interval = _interval(composition)
     for mechanism, _ in composition[-_SINGLES:]:  # those that are still at hand
-        alone = float(_single(mechanism, interval).get_epsilon_for_delta(delta))
+        alone = _alone(mechanism, interval).epsilon(delta)
         if not alone <= whole * (1 + _AGREEMENT) + _AGREEMENT:
             raise LedgerError(f"the accountant says {whole} for all releases, and {alone} for one of them")
     return whole
 
 
 @lru_cache(maxsize=8)
-def _composed(composition: Composition) -> Any:
-    """The privacy loss distribution of all releases together."""
+def _composed(composition: Composition) -> HockeyStick:
+    """All releases together."""
     interval = _interval(composition)
-    first, *rest = (_single(mechanism, interval).self_compose(count) for mechanism, count in composition)
+    first, *rest = (_powers(mechanism, interval).times(count) for mechanism, count in composition)
     for other in rest:
         first = first.compose(other)
-    return first
+    return HockeyStick(first)
+
+
+@lru_cache(maxsize=_SINGLES)
+def _powers(mechanism: Mechanism, interval: float) -> Powers:
+    """One release, any number of times."""
+    from secfed.privacy.powers import Powers
+
+    return Powers(_single(mechanism, interval))
+
+
+@lru_cache(maxsize=_SINGLES)
+def _alone(mechanism: Mechanism, interval: float) -> HockeyStick:
+    """One release."""
+    return HockeyStick(_single(mechanism, interval))
 
 
 def _interval(composition: Composition) -> float:

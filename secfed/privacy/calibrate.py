@@ -15,16 +15,13 @@ from secfed.errors import BudgetExceededError, LedgerError
 from secfed.privacy import accountant
 from secfed.privacy.accountant import Figure
 from secfed.privacy.cache import FigureCache
-from secfed.privacy.events import PoissonGaussian
+from secfed.privacy.events import NOISE_MAX, PoissonGaussian
 from secfed.privacy.rdp import NOISE_MIN, Meter
 
-__all__ = ["NOISE_MAX", "STEP", "Calibration", "noise_multiplier"]
+__all__ = ["STEP", "Calibration", "noise_multiplier"]
 
 STEP = Decimal("0.001")
 """Grid of the noise multipliers."""
-
-NOISE_MAX = 1000
-"""Most noise that is tried: a release under more says nothing at all."""
 
 _FIRST_SLOPE = 1.3
 """Epsilon falls about like this power of the noise, until two figures say it better."""

@@ -158,7 +158,11 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Voided:
-    """A reservation under which nothing that depends on data left the site."""
+    """A reservation under which nothing that depends on data left the site.
+
+    No code here writes one: after a crash nobody can show that nothing left, and whoever knows that a round
+    was called off before its first batch spent a round's epsilon at the most. What holds one is read.
+    """
 
     reservation: int
     job: JobId

@@ -15,11 +15,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import ClassVar, Literal, TypeAlias, get_args
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 from secfed.errors import LedgerError
 
 __all__ = [
+    "NOISE_MAX",
     "Q_DENOMINATOR",
     "DiscreteGaussianSum",
     "Event",
@@ -48,6 +50,10 @@ Sampling: TypeAlias = Literal["unit", "record"]
 
 Q_DENOMINATOR = 2**64
 """Sampling rates are whole numbers over this, the resolution of the sampler's thresholds."""
+
+NOISE_MAX = 1000
+"""Most noise of a plan, and most that is tried for a target: a release under more says nothing at all, and an
+accountant would add up more rounding than privacy loss, for hours."""
 
 _DECIMAL = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?")
 """A non-negative decimal of bounded length, without sign or exponent; the form that plans use."""
@@ -214,7 +220,7 @@ def to_json(event: Event) -> dict[str, object]:
 
 
 def from_json(text: object) -> Event:
-    """Read an event strictly.
+    """Read an event strictly; equal texts give the same object, for a ledger repeats few events often.
 
     Raises:
         LedgerError: Not an object, an unknown event, a missing or unknown field, a value of the
@@ -222,6 +228,15 @@ def from_json(text: object) -> Event:
     """
     if not isinstance(text, Mapping):
         raise LedgerError("an event must be a JSON object")
+    if not all(value is None or isinstance(value, str | int | float) for value in text.values()):
+        raise LedgerError("every field of an event is a text, a number or a truth value")
+    return _read(tuple((name, type(value), value) for name, value in text.items()))
+
+
+@lru_cache(maxsize=1024)
+def _read(members: tuple[tuple[str, type, object], ...]) -> Event:
+    """An event of these members; types are told apart, since True equals 1."""
+    text = {name: value for name, _, value in members}
     kind = text.get("kind")
     event = _KINDS.get(kind) if isinstance(kind, str) else None
     if event is None:
@@ -235,7 +250,7 @@ def from_json(text: object) -> Event:
     if found != wanted:
         wrong = ", ".join(sorted(map(str, found ^ wanted)))
         raise LedgerError(f"event {kind!r} has missing or unknown fields: {wrong}")
-    return event(**{name: text[name] for name in wanted})
+    return event(**{name: cast(Any, text[name]) for name in wanted})
 
 
 def check_whole(name: str, value: object, largest: int) -> int:

@@ -12,11 +12,10 @@ The file is its own record; a tail that was cut off is seen only against a head 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,21 +28,19 @@ from secfed.ids import NO_DIGEST, ClientId, Digest, JobId, RoundId
 from secfed.privacy import handover, proving
 from secfed.privacy.book import Book, Charge, LedgerState
 from secfed.privacy.entries import (
-    Body,
     Budget,
     Handover,
     LedgerEntry,
     Opening,
     Reserved,
     Sent,
-    Voided,
     read_body,
     write_body,
 )
 from secfed.privacy.events import Event, Relation, Unit
-from secfed.store import journal, jsontext
-from secfed.store.files import Barrier, no_barrier, storage_errors
-from secfed.store.journal import Head, Journal
+from secfed.store import journal
+from secfed.store.files import Barrier, no_barrier
+from secfed.store.journal import EMPTY, Entry, Head, Journal
 
 __all__ = ["Authorization", "Ledger", "Verdict", "verify"]
 
@@ -170,7 +167,7 @@ class Ledger:
             book = Book()
             before = NO_DIGEST
             for entry in chain.entries():
-                _apply(book, entry.seq, entry.body, partial(Digest, before))
+                _apply(book, entry, before)
                 before = entry.digest
             if book.opening is None:
                 raise LedgerError(_NEVER_OPENED)
@@ -242,15 +239,6 @@ class Ledger:
             Sent(charge.number, sum_id.job, sum_id.round, sum_id.sum_index, attempt, contribution, stamp)
         )
 
-    def void(self, charge: Charge, reason: str) -> None:
-        """Take a charge back, because nothing that depends on data left the site.
-
-        Raises:
-            LedgerError: Something was sent under it, or it was voided before.
-        """
-        reserved = charge.reserved
-        self._write(Voided(charge.number, reserved.job, reserved.round, reason, _stamp(self._now)))
-
     def hand_over(self, old: SigningKey, new: SigningKey) -> None:
         """Let another key of the site sign from here on, and close: it is opened under that key now.
 
@@ -318,65 +306,50 @@ def verify(
     Raises:
         StorageError: The file cannot be read.
     """
+    reading = _Reading()
     report = journal.verify(
-        path, digest=_line_digest, verifier=proving.verifier(path, public, helpers), expect=expect
+        path,
+        digest=_line_digest,
+        verifier=proving.verifier(path, public, helpers),
+        expect=expect,
+        each=reading.take,
     )
-    book, last = Book(), _Line()
-    fault = None if report.fault is None else str(report.fault)
-    try:
-        for line, body in _sound(path, report.head):
-            _apply(book, line.number, body, last.digest)
-            last = line
-        if last.head != report.head:
-            raise LedgerError("the file changed while it was verified")
-    except LedgerError as broken:
-        fault = str(broken)
-    if last.number < 0 and fault is None:
+    fault = reading.fault or (None if report.fault is None else str(report.fault))
+    if reading.head == EMPTY and fault is None:
         fault = _NEVER_OPENED
-    state = None if book.opening is None else book.state(last.head)
-    return Verdict(path, state, last.head, fault, report.torn_bytes, expect is not None)
+    state = None if reading.book.opening is None else reading.book.state(reading.head)
+    return Verdict(path, state, reading.head, fault, report.torn_bytes, expect is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """An entry's number and its line; the digest is worked out where it is asked for, which is seldom."""
+@dataclass(slots=True)
+class _Reading:
+    """Takes a verified file's entries into a book, up to the first that breaks a rule."""
 
-    number: int = -1
-    line: bytes = b""
+    book: Book = field(default_factory=Book)
+    head: Head = EMPTY
+    fault: str | None = None
 
-    def digest(self) -> Digest:
-        """What the next entry is chained to."""
-        return NO_DIGEST if self.number < 0 else _line_digest(self.line)
-
-    @property
-    def head(self) -> Head:
-        """The head that this entry makes."""
-        return Head(self.number + 1, self.digest())
-
-
-def _sound(path: Path, end: Head) -> Iterator[tuple[_Line, Body]]:
-    """The entries that a verification found sound."""
-    with storage_errors(path), path.open("rb") as file:
-        for number in range(end.count):
-            line = file.readline().removesuffix(b"\n")
-            try:
-                entry = jsontext.parse(line)
-            except ValueError:
-                return  # another file by now; the head that was reached shows it
-            body = entry.get("body") if isinstance(entry, Mapping) else None
-            if not isinstance(body, Mapping):
-                return
-            yield _Line(number, line), body
+    def take(self, entry: Entry) -> None:
+        """One more; after a fault none is taken any more."""
+        if self.fault is not None:
+            return
+        try:
+            _apply(self.book, entry, self.head.digest)
+        except LedgerError as broken:
+            self.fault = str(broken)
+        else:
+            self.head = Head(entry.seq + 1, entry.digest)
 
 
-def _apply(book: Book, number: int, body: Body, before: Callable[[], Digest]) -> None:
+def _apply(book: Book, line: Entry, before: Digest) -> None:
+    """Take one entry of a file into the book; `before` is the digest of the one before it."""
     try:
-        entry = read_body(body)
+        entry = read_body(line.body)
         if isinstance(entry, Handover):
-            handover.check_accepted(entry, before())
-        book.apply(number, entry)
+            handover.check_accepted(entry, before)
+        book.apply(line.seq, entry)
     except LedgerError as broken:
-        raise LedgerError(f"entry {number} {_AGAINST_RULES}: {broken}") from broken
+        raise LedgerError(f"entry {line.seq} {_AGAINST_RULES}: {broken}") from broken
 
 
 def _journal(path: Path, key: SigningKey, expect: Head | None, barrier: Barrier) -> Journal:

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -117,6 +118,7 @@ class Meter:
     ) -> None:
         if not 0 < delta < 1:
             raise LedgerError("delta must be above 0 and below 1")
+        self.delta = delta
         self._orders: tuple[float, ...] = _FINE_ORDERS if fixed_in_advance else orders
         self._promise: _Promise | None = None
         self._spent = np.zeros(len(self._orders))
@@ -171,13 +173,14 @@ def tally(events: Iterable[Event], relation: Relation | None = None) -> Tally:
     counts: Counter[Mechanism] = Counter()
     non_private = False
     promises: set[_Promise] = set()
-    for event in events:
+    for event, equal in groupby(events):
         release = _release(event, relation)
+        times = sum(1 for _ in equal)
         if release is None:
             non_private = True
         else:
             mechanism, count, promise = release
-            counts[mechanism] += count
+            counts[mechanism] += count * times
             promises.add(promise)
     if len(promises) > 1:
         raise LedgerError(_MIXED)

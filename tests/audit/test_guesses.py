@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from secfed.audit import bounds
-from secfed.audit.guesses import CANARIES_MIN, choices, lower_bounds, right_guesses
+from secfed.audit.canary import COUNT_MIN
+from secfed.audit.guesses import choices, lower_bounds, right_guesses
 from secfed.errors import ConfigError, DataError
 
 COINS = np.array([True, False, True, True, False, False])
@@ -31,7 +32,7 @@ def test_equal_scores_go_by_number_and_not_by_coin() -> None:
 
 def test_choices_fit_the_canaries() -> None:
     assert choices(1000) == ((500, 500), (166, 166), (50, 50), (0, 200))
-    assert choices(CANARIES_MIN) == ((10, 10),)
+    assert choices(COUNT_MIN) == ((10, 10),)
 
 
 def test_a_choice_made_beforehand_gets_the_whole_error() -> None:

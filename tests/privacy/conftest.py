@@ -10,8 +10,9 @@ import pytest
 
 from secfed.crypto.signing import SigningKey
 from secfed.ids import ClientId, Digest, JobId
+from secfed.privacy import book
 from secfed.privacy.budget import authorize
-from secfed.privacy.entries import Budget
+from secfed.privacy.entries import Budget, Voided
 from secfed.privacy.events import Event, PoissonGaussian
 from secfed.privacy.ledger import Ledger
 
@@ -64,6 +65,18 @@ def make(tmp_path: Path, key: SigningKey) -> Iterator[Callable[..., Ledger]]:
     yield create
     for ledger in made:
         ledger.close()
+
+
+@pytest.fixture(scope="session")
+def void() -> Callable[[Ledger, book.Charge, str], None]:
+    """Takes a charge back, as a ledger's form allows; no command does."""
+
+    def write(ledger: Ledger, charged: book.Charge, reason: str) -> None:
+        reserved = charged.reserved
+        at = f"{NOW:%Y-%m-%dT%H:%M:%SZ}"
+        ledger._write(Voided(charged.number, reserved.job, reserved.round, reason, at))
+
+    return write
 
 
 @pytest.fixture

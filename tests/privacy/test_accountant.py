@@ -219,7 +219,7 @@ def test_a_figure_that_falls_with_more_releases_refuses(event: Make, monkeypatch
     monkeypatch.undo()
 
     class Little:
-        def get_epsilon_for_delta(self, _delta: float) -> float:
+        def epsilon(self, _delta: float) -> float:
             return 0.001
 
     monkeypatch.setattr(accountant, "_composed", lambda _: Little())

@@ -97,12 +97,14 @@ def test_a_declared_event_is_gated_like_any_other(make: Make, event: Event, char
         authorize(ledger.state, replace(event(1400), declared=True))
 
 
-def test_a_voided_charge_makes_room_again(make: Make, event: Event, charge: Reserve) -> None:
+def test_a_voided_charge_makes_room_again(
+    make: Make, event: Event, charge: Reserve, void: Callable[..., None]
+) -> None:
     ledger = make()
     reserved = charge(ledger, event(1400))
     with pytest.raises(BudgetExceededError):
         authorize(ledger.state, event(1400))
-    ledger.void(reserved, "called off before training")  # type: ignore[arg-type]
+    void(ledger, reserved, "called off before training")
     assert authorize(ledger.state, event(1400)).after <= 3
 
 

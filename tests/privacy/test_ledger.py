@@ -144,27 +144,31 @@ def test_a_reservation_carries_one_contribution_however_often_it_is_sent(
     assert [len(each.sent) for each in ledger.state.charges] == [3, 1]
 
 
-def test_only_what_never_left_can_be_voided(make: Make, event: Event, charge: Reserve) -> None:
+def test_only_what_never_left_can_be_voided(
+    make: Make, event: Event, charge: Reserve, void: Callable[..., None]
+) -> None:
     ledger = make()
     kept, sent = charge(ledger, event(1), 1), charge(ledger, event(2), 2)
     ledger.mark_sent(RoundId(JOB, 2), 1, FIRST)
     with pytest.raises(LedgerError, match="cannot be voided"):
-        ledger.void(sent, "changed my mind")
-    ledger.void(kept, "the round was called off before training")
+        void(ledger, sent, "changed my mind")
+    void(ledger, kept, "the round was called off before training")
     assert ledger.state.spent == (event(2),)
     with pytest.raises(LedgerError, match="voided"):
-        ledger.void(kept, "again")
+        void(ledger, kept, "again")
     with pytest.raises(LedgerError, match="nothing is reserved"):
         ledger.mark_sent(ROUND, 1, FIRST)
 
 
-def test_what_is_refused_leaves_no_trace(make: Make, event: Event, charge: Reserve) -> None:
+def test_what_is_refused_leaves_no_trace(
+    make: Make, event: Event, charge: Reserve, void: Callable[..., None]
+) -> None:
     ledger = make()
     sent = charge(ledger, event())
     ledger.mark_sent(ROUND, 1, FIRST)
     head, state = ledger.head, ledger.state
     for refused in (
-        lambda: ledger.void(sent, "x"),
+        lambda: void(ledger, sent, "x"),
         lambda: ledger.mark_sent(ROUND, 2, SECOND),
         lambda: ledger.reserve(JobId("Not A Name"), 1, PLAN, Authorization(event(), head, 0)),
     ):

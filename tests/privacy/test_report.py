@@ -46,14 +46,16 @@ def words(report: Report) -> str:
 
 
 @pytest.fixture
-def two_sites(make: Make, event: Event, charge: Reserve, tmp_path: Path, key: SigningKey) -> Report:
+def two_sites(
+    make: Make, event: Event, charge: Reserve, tmp_path: Path, key: SigningKey, void: Callable[..., None]
+) -> Report:
     """hosp-a: three rounds, one sent twice, and one that was voided; hosp-b: one round, reserved only."""
     first, second = make("hosp-a"), make("hosp-b")
     for number in (1, 2, 3):
         charge(first, event(), number)
         first.mark_sent(RoundId(JOB, number), 1, DIGEST)
     first.mark_sent(RoundId(JOB, 3), 2, DIGEST)
-    first.void(charge(first, event(), 4), "called off")
+    void(first, charge(first, event(), 4), "called off")
     charge(second, event(), 1)
     return report_of(of(first, tmp_path, key), of(second, tmp_path, key))
 

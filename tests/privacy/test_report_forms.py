@@ -39,7 +39,7 @@ FIGURES = ("epsilon_round", "epsilon_so_far", "filter_so_far", "remaining")
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def report(tmp_path_factory: pytest.TempPathFactory, void: Callable[..., None]) -> Report:
     """Three sites: one with a void, a repeated and a declared charge; one of persons; one not private."""
     folder, key = tmp_path_factory.mktemp("ledgers"), SigningKey.from_seed(bytes(range(32)))
     step = PoissonGaussian(round(0.01 * 2**64), "2", 5, "add-remove", "record")
@@ -65,7 +65,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
                     charge(number, step)
                     ledger.mark_sent(RoundId(JOB, number), 1, Digest(bytes(32)))
                 ledger.mark_sent(RoundId(JOB, 21), 2, Digest(bytes(32)))
-                ledger.void(charge(22, step), "called off")
+                void(ledger, charge(22, step), "called off")
                 charge(1, said, JobId("pushed"))
             elif name == "hosp-b":
                 charge(1, replace(step, unit="person", records_per_unit=4))
@@ -387,6 +387,16 @@ def test_programs_see_that_a_ledger_is_damaged(damaged: Callable[..., Report]) -
     assert (document["sites"][0]["remaining"], document["sites"][0]["chance"]) == (None, None)
     rows = list(csv.DictReader(io.StringIO(to_csv(made))))
     assert [row["sound"] for row in rows if row["row"] in ("all", "site")] == ["false", "false", "true"]
+    assert (document["private"], document["sites"][0]["private"]) == (None, None)
+    assert document["sites"][1]["private"] is True
+    fault = made.sites[0].chain.fault
+    assert document["sites"][0]["reason"] == f"the ledger is damaged: {fault}"
+    assert document["reason"] == f"hosp-a: the ledger is damaged: {fault}"
+    counted = [row for row in rows if row["row"] != "round"]
+    unknown = {(row["row"], row["site"]) for row in counted if row["private"] == ""}
+    assert unknown >= {("all", ""), ("site", "hosp-a"), ("job", "hosp-a"), ("curve", "hosp-a")}
+    assert all(site != "hosp-b" for _, site in unknown)
+    assert [row["reason"] for row in rows[:2]] == [document["reason"], document["sites"][0]["reason"]]
     damaged_rows = [row for row in rows if row["site"] == "hosp-a"]
     assert {row["remaining"] for row in damaged_rows} == {row["chance"] for row in damaged_rows} == {""}
 
@@ -422,9 +432,11 @@ def test_a_declared_site_beside_others_is_named(report: Report) -> None:
     assert "The figures of hosp-a hold as far as the site's declaration is true" in to_md(whole)
 
 
-def test_a_void_declaration_changes_nothing(make: Make, charge: Any, tmp_path: Path, key: SigningKey) -> None:
+def test_a_void_declaration_changes_nothing(
+    make: Make, charge: Any, tmp_path: Path, key: SigningKey, void: Callable[..., None]
+) -> None:
     ledger = make()
-    ledger.void(charge(ledger, Gaussian("8", 1, "add-remove", "record", declared=True)), "called off")
+    void(ledger, charge(ledger, Gaussian("8", 1, "add-remove", "record", declared=True)), "called off")
     made = build([verify(tmp_path / "hosp-a.ledger", key.public)], now=NOW, recompute="secfed report")
     assert made.declared == 0
     assert "noise was added at the site" in " ".join(to_text(made).split())

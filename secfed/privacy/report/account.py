@@ -21,7 +21,6 @@ from secfed.errors import LedgerError
 from secfed.ids import JobId
 from secfed.privacy.accountant import round_down, round_up
 from secfed.privacy.book import Charge, LedgerState
-from secfed.privacy.budget import open_meter
 from secfed.privacy.events import Event, Gaussian, NonPrivate, PoissonGaussian, declared
 from secfed.privacy.ledger import Verdict
 from secfed.privacy.report.audits import Audit
@@ -113,36 +112,34 @@ def _site(verdict: Verdict, state: LedgerState, figures: Figures, audits: tuple[
     if budget is None:
         return _scratch(state, chain, audits)
     delta, cap, spent = float(budget.delta), float(budget.epsilon), state.spent
-    meter = open_meter(state.opening)
-    running = iter(figures.running(spent, delta))
-    alone = {event: figures.of(compose([event]), delta).epsilon for event in set(spent)}
-    so_far, exact, lines = 0.0, True, []
+    together = compose(spent)
+    total = figures.of(together, delta)
+    alone = {event: figures.of(compose([event]), delta).epsilon for event, _ in together}
+    counted = zip(figures.running(spent, delta), figures.gate(spent, state.opening), strict=True)
+    (so_far, exact), gate, lines = (0.0, True), 0.0, []
     for charge in state.charges:
-        event, counts = charge.reserved.event, charge.voided is None
+        counts = charge.voided is None
         if counts:
-            meter.add(event)
-            so_far, exact = next(running)
+            (so_far, exact), gate = next(counted)
         lines.append(
             _line(
                 charge,
-                epsilon_round=alone[event] if counts else 0.0,
+                epsilon_round=alone[charge.reserved.event] if counts else 0.0,
                 epsilon_so_far=so_far,
                 exact=exact,
-                filter_so_far=round_up(meter.epsilon),
-                remaining=_remaining(cap, meter.epsilon, chain),
+                filter_so_far=round_up(gate),
+                remaining=_remaining(cap, gate, chain),
             )
         )
-    together = compose(spent)
-    total = figures.of(together, delta)
     return SiteReport(
         opening=state.opening,
         chain=chain,
         epsilon=total.epsilon,
         figure=total,
-        filter_spent=round_up(meter.epsilon),
-        remaining=_remaining(cap, meter.epsilon, chain),
+        filter_spent=round_up(gate),
+        remaining=_remaining(cap, gate, chain),
         one_plan=_one_plan(state),
-        chance=_chance(round_up(meter.epsilon), delta) if chain.sound else None,
+        chance=_chance(round_up(gate), delta) if chain.sound else None,
         curve=tuple((point, figures.of(together, point).epsilon) for point in CURVE_DELTAS),
         jobs=_jobs(state, lambda listed: figures.of(compose(listed), delta).epsilon),
         rounds=tuple(lines),

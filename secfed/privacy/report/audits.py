@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from secfed.errors import StorageError
 from secfed.store.files import storage_errors
 
-__all__ = ["AUDITS", "Audit", "Canaries", "Claim", "Mechanism", "Unread", "in_words", "read"]
+__all__ = [
+    "AUDITS", "Audit", "Canaries", "Claim", "Mechanism", "Unread", "Verdict", "in_words", "read", "verdict",
+]  # fmt: skip
 
 AUDITS = "audits"
 """The folder beside the ledgers."""
@@ -37,6 +39,24 @@ class _Read(BaseModel):
     def to_json(self) -> dict[str, object]:
         """As a JSON object."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+Verdict = Literal["consistent", "refuted", "no claim", "not comparable"]
+"""What a lower bound does to a claim."""
+
+
+def verdict(lower: float, delta: float, claimed: tuple[float | None, float] | None) -> Verdict:
+    """Hold a lower bound on epsilon at `delta` against a claim; it says nothing of one at another delta.
+
+    Args:
+        claimed: Epsilon, None where nothing private was claimed, and its delta; None for no claim at all.
+    """
+    epsilon, at = claimed or (None, delta)
+    if epsilon is None:
+        return "no claim"
+    if delta != at:
+        return "not comparable"
+    return "refuted" if lower > epsilon else "consistent"
 
 
 class Claim(_Read):
@@ -71,13 +91,12 @@ class Canaries(_Read):
     claim: Claim | None
 
     @property
-    def verdict(self) -> str:
-        """What the measurement does to the claim: a bound says nothing of a claim at another delta."""
-        if self.claim is None or self.claim.epsilon is None:
-            return "no claim"
-        if self.claim.delta != self.delta:
-            return "not comparable"
-        return "refuted" if self.epsilon_lower > self.claim.epsilon else "consistent"
+    def verdict(self) -> Verdict:
+        """See `verdict`."""
+        claim = self.claim
+        return verdict(
+            self.epsilon_lower, self.delta, None if claim is None else (claim.epsilon, claim.delta)
+        )
 
     def to_json(self) -> dict[str, object]:
         """As a JSON object, with the verdict."""
@@ -106,6 +125,20 @@ class Mechanism(_Read):
     error: float
     passed: bool
     checks: tuple[Check, ...] = Field(min_length=1)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the checks that failed; of none, where only the audit as a whole says so."""
+        return tuple(check.name for check in self.checks if not check.passed)
+
+    @property
+    def verdict(self) -> Literal["passed", "failed"]:
+        """An audit that says of itself or of one of its checks that it failed, failed."""
+        return "passed" if self.passed and not self.failed else "failed"
+
+    def to_json(self) -> dict[str, object]:
+        """As a JSON object, with the verdict."""
+        return {**super().to_json(), "verdict": self.verdict}
 
 
 class Unread(_Read):
@@ -159,10 +192,8 @@ def in_words(audit: Audit) -> str:
                 f"{audit.ceiling:.3f}."
             )
         case Mechanism():
-            failed = ", ".join(check.name for check in audit.checks if not check.passed)
-            end = (
-                "all passed" if audit.passed and not failed else f"FAILED: {failed or 'the audit as a whole'}"
-            )
+            failed = ", ".join(audit.failed) or "the audit as a whole"
+            end = "all passed" if audit.verdict == "passed" else f"FAILED: {failed}"
             return (
                 f"{audit.date[:10]}, the noise of trainer {audit.trainer} on {audit.base_model}: "
                 f"checks {len(audit.checks)}, {end}."

@@ -1,8 +1,9 @@
 """The figures that an account needs, each worked out once, whichever ledgers and rounds share it.
 
-The sites of one job have mostly the same history, so their totals and the points of their curves are
-the same compositions of the same events. What is asked for is known before anything is worked out: it
-is sorted by composition, so that one privacy loss distribution serves every delta asked of it.
+The sites of one job have mostly the same history, so their totals, the points of their curves and what
+the gate counted are the same compositions of the same events. What is asked for is known before anything
+is worked out: it is sorted by composition, so that one privacy loss distribution serves every delta
+asked of it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
 from typing import TypeAlias
 
 from secfed.privacy import accountant
 from secfed.privacy.accountant import CURVE_POINTS, Figure, round_up
+from secfed.privacy.budget import open_meter
+from secfed.privacy.entries import Opening
 from secfed.privacy.events import Event
 from secfed.privacy.rdp import Meter
 
@@ -28,6 +31,9 @@ Ask: TypeAlias = tuple[Composition, float]
 
 Row: TypeAlias = tuple[tuple[float, bool], ...]
 """A running figure, and whether it is exact or a bound."""
+
+_Runs: TypeAlias = tuple[tuple[Event, int], ...]
+"""Events in their order, equal ones after another as one with its number: short, where a job's rounds are."""
 
 _NICE = (1, 2, 5)
 """Points of a curve stand at multiples of these times a power of ten, so that sites share them."""
@@ -55,7 +61,8 @@ class Figures:
     def __init__(self, wanted: Iterable[Ask] = (), points: int = CURVE_POINTS) -> None:
         self._points = points
         self._known: dict[Ask, Figure] = {}
-        self._rows: dict[tuple[tuple[Event, ...], float], Row] = {}
+        self._rows: dict[tuple[_Runs, float], Row] = {}
+        self._gates: dict[tuple[_Runs, float, tuple[int, ...]], tuple[float, ...]] = {}
         by_composition: dict[Composition, set[float]] = {}
         for composition, delta in wanted:
             by_composition.setdefault(composition, set()).add(delta)
@@ -77,17 +84,28 @@ class Figures:
         At most `points` of them and the last are. Any other is the smaller of the Rényi bound and the next
         PLD figure, both of which are true; so the row never falls.
         """
-        known = self._rows.get((spent, delta))
+        asked = (_runs(spent), delta)
+        known = self._rows.get(asked)
         if known is None:
-            known = self._rows[spent, delta] = self._run(spent, delta)
+            known = self._rows[asked] = self._run(spent, delta)
+        return known
+
+    def gate(self, spent: tuple[Event, ...], opening: Opening) -> tuple[float, ...]:
+        """What the gate counted after the first event, the first two, and so on; not rounded.
+
+        Raises:
+            LedgerError: A scratch ledger, which has no gate.
+        """
+        meter = open_meter(opening)
+        asked = (_runs(spent), meter.delta, opening.filter_orders)
+        known = self._gates.get(asked)
+        if known is None:
+            known = self._gates[asked] = tuple(_charged(meter, spent))
         return known
 
     def _run(self, spent: tuple[Event, ...], delta: float) -> Row:
         exact = {place: self.of(made, delta).epsilon for place, made in _exact(spent, self._points)}
-        meter, bounds = Meter(delta, fixed_in_advance=True), []
-        for event in spent:
-            meter.add(event)
-            bounds.append(meter.epsilon)
+        bounds = list(_charged(Meter(delta, fixed_in_advance=True), spent))
         following, row = math.inf, []
         for place in reversed(range(len(spent))):
             if place in exact:
@@ -107,23 +125,37 @@ def asks(
     total = compose(spent)
     yield from ((total, point) for point in (delta, *other_deltas))
     yield from ((compose(listed), delta) for listed in jobs)
-    yield from ((compose([event]), delta) for event in set(spent))
+    yield from ((compose([event]), delta) for event, _ in total)
     yield from ((made, delta) for _, made in _exact(spent, points))
 
 
 def compose(events: Iterable[Event]) -> Composition:
     """Events without their order."""
-    return frozenset(Counter(events).items())
+    counts: Counter[Event] = Counter()
+    for event, count in _runs(events):
+        counts[event] += count
+    return frozenset(counts.items())
+
+
+def _runs(events: Iterable[Event]) -> _Runs:
+    return tuple((event, sum(1 for _ in equal)) for event, equal in groupby(events))
+
+
+def _charged(meter: Meter, spent: Iterable[Event]) -> Iterator[float]:
+    """The meter's figure after each event."""
+    for event in spent:
+        meter.add(event)
+        yield meter.epsilon
 
 
 def _exact(spent: Sequence[Event], points: int) -> Iterator[tuple[int, Composition]]:
     """Where a curve has its PLD figures: every so many events, and after the last."""
     step = _step(len(spent), points)
     so_far: Counter[Event] = Counter()
-    for place, event in enumerate(spent):
-        so_far[event] += 1
-        if (place + 1) % step == 0 or place + 1 == len(spent):
-            yield place, frozenset(so_far.items())
+    for start in range(0, len(spent), step):
+        for event, count in _runs(spent[start : start + step]):
+            so_far[event] += count
+        yield min(start + step, len(spent)) - 1, frozenset(so_far.items())
 
 
 def _step(count: int, points: int) -> int:

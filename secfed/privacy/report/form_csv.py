@@ -1,8 +1,9 @@
-"""The account as one CSV table, for a spreadsheet: a row each for the whole, a site, a job, a charge.
+"""The account as one CSV table: a row each for the whole, a site, a job, a charge, an audit.
 
 `row` says which of them a line is; a column that a kind of row has no value for is empty. A figure
-that is infinite is empty as well, and `private` is false. Where `sound` is false, a ledger is damaged
-and its figures are the least that was spent; `declared` counts charges that are the site's word only.
+that is infinite is empty as well, and `private` is false. Where `sound` is false, a ledger is damaged:
+its figures are the least that was spent, `private` is empty unless it is known to be false, and `reason`
+says why. `declared` counts charges that are the site's word only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import io
 import math
 from collections.abc import Iterator
 
-from secfed.privacy.report.lines import Report, SiteReport
+from secfed.privacy.report.audits import Audit, Canaries, Mechanism, Unread
+from secfed.privacy.report.lines import Report, SiteReport, private
 
 __all__ = ["COLUMNS", "to_csv"]
 
@@ -20,9 +22,10 @@ COLUMNS = (
     "row", "site", "ledger", "job", "round", "at", "sent_at", "plan", "kind", "q", "sigma", "steps", "state",
     "attempts", "declared", "charges", "private", "exact", "epsilon", "epsilon_so_far", "filter", "cap",
     "remaining", "delta", "chance", "epsilon_rdp", "accountant", "unit", "records_per_unit", "relation",
-    "sound", "head",
+    "sound", "head", "reason", "epsilon_lower", "ceiling", "confidence", "claim", "claim_delta", "verdict",
 )  # fmt: skip
-"""In a row of the whole or of a site, `epsilon` is all that was spent; of a job or charge, its own."""
+"""In a row of the whole or of a site, `epsilon` is all that was spent; of a job or charge, its own. Of an
+audit, `epsilon_lower` holds at `delta` with `confidence`, and `claim` is what it was held against."""
 
 _Row = dict[str, object]
 
@@ -41,7 +44,8 @@ def _rows(report: Report) -> Iterator[_Row]:
     yield {
         "row": "all",
         "at": report.created,
-        "private": not math.isinf(report.epsilon),
+        "private": report.private,
+        "reason": report.reason,
         "epsilon": report.epsilon,
         "filter": report.filter_spent,
         "delta": report.delta,
@@ -60,7 +64,8 @@ def _site(site: SiteReport) -> Iterator[_Row]:
         "row": "site",
         "at": opening.at,
         "declared": site.declared,
-        "private": not math.isinf(site.epsilon),
+        "private": site.private,
+        "reason": site.reason,
         "epsilon": site.epsilon,
         "filter": site.filter_spent,
         "cap": site.cap,
@@ -76,14 +81,14 @@ def _site(site: SiteReport) -> Iterator[_Row]:
         "head": f"{site.chain.entries}:{site.chain.head}",
     }
     for delta, epsilon in site.curve:
-        yield {"row": "curve", "private": not math.isinf(epsilon), "epsilon": epsilon, "delta": delta}
+        yield {"row": "curve", "private": site.private, "epsilon": epsilon, "delta": delta}
     for job in site.jobs:
         yield {
             "row": "job",
             "job": job.job,
             "charges": job.charges,
             "declared": job.declared,
-            "private": not math.isinf(job.epsilon),
+            "private": private(job.epsilon, sound=site.sound),
             "epsilon": job.epsilon,
             "delta": site.delta,
         }
@@ -111,6 +116,38 @@ def _site(site: SiteReport) -> Iterator[_Row]:
             "remaining": line.remaining,
             "delta": site.delta,
         }
+
+    yield from (_audit(audit) for audit in site.audits)
+
+
+def _audit(audit: Audit) -> _Row:
+    """What was measured from outside, and against which claim."""
+    match audit:
+        case Canaries(claim=claim):
+            return {
+                "row": "audit",
+                "kind": audit.kind,
+                "at": audit.date,
+                "job": audit.job,
+                "round": audit.round,
+                "delta": audit.delta,
+                "epsilon_lower": audit.epsilon_lower,
+                "ceiling": audit.ceiling,
+                "confidence": audit.confidence,
+                "claim": None if claim is None else claim.epsilon,
+                "claim_delta": None if claim is None else claim.delta,
+                "verdict": audit.verdict,
+            }
+        case Mechanism():
+            return {
+                "row": "audit",
+                "kind": audit.kind,
+                "at": audit.date,
+                "job": audit.job,
+                "verdict": audit.verdict,
+            }
+        case Unread():
+            return {"row": "audit", "kind": audit.kind, "reason": f"of an unknown format: {audit.name}"}
 
 
 def _cell(value: object) -> object:

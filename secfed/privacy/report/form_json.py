@@ -19,7 +19,8 @@ def to_json(report: Report) -> dict[str, object]:
     """The report as a JSON object of version `SCHEMA`.
 
     Where `sound` is false, a ledger is damaged: its figures, and those of the whole, are the least that was
-    spent. Where `declared` is above 0, figures hold only as far as the sites' word is true.
+    spent, and `private` is null unless it is known to be false; `reason` says why it is not true. Where
+    `declared` is above 0, figures hold only as far as the sites' word is true.
     """
     return {
         "schema": SCHEMA,
@@ -28,7 +29,8 @@ def to_json(report: Report) -> dict[str, object]:
         "code": report.code,
         "epsilon": finite(report.epsilon),
         "filter_spent": finite(report.filter_spent),
-        "private": not math.isinf(report.epsilon),
+        "private": report.private,
+        "reason": report.reason,
         "delta": report.delta,
         "sound": report.sound,
         "declared": report.declared,
@@ -51,7 +53,8 @@ def _site(site: SiteReport) -> dict[str, object]:
         "delta": site.delta,
         "public_n": None if budget is None else budget.public_n,
         "epsilon": finite(site.epsilon),
-        "private": not math.isinf(site.epsilon),
+        "private": site.private,
+        "reason": site.reason,
         "figure": None if site.figure is None else site.figure.to_json(),
         "filter_spent": finite(site.filter_spent),
         "remaining": site.remaining,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from secfed.ids import ClientId, Digest, JobId
@@ -10,7 +11,17 @@ from secfed.privacy.entries import Opening
 from secfed.privacy.events import Event
 from secfed.privacy.report.audits import Audit
 
-__all__ = ["Chain", "JobLine", "Report", "RoundLine", "SiteReport"]
+__all__ = ["Chain", "JobLine", "Report", "RoundLine", "SiteReport", "private"]
+
+
+def private(epsilon: float, *, sound: bool) -> bool | None:
+    """Whether every release that counts has a bound; None where nobody knows, as the ledger is damaged."""
+    if math.isinf(epsilon):
+        return False
+    return True if sound else None
+
+
+_NO_BOUND = "a release was not private: epsilon is infinite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,18 @@ class SiteReport:
         return self.chain.sound
 
     @property
+    def private(self) -> bool | None:
+        """See `private`."""
+        return private(self.epsilon, sound=self.sound)
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not private, or why that is not known; None where it is."""
+        if math.isinf(self.epsilon):
+            return _NO_BOUND
+        return None if self.sound else f"the ledger is damaged: {self.chain.fault}"
+
+    @property
     def declared(self) -> int:
         """How many of the charges that count are the site's word only."""
         return sum(job.declared for job in self.jobs)
@@ -165,6 +188,18 @@ class Report:
     def sound(self) -> bool:
         """All ledgers are whole; otherwise the figures are the least that was spent."""
         return all(site.sound for site in self.sites)
+
+    @property
+    def private(self) -> bool | None:
+        """See `private`."""
+        return private(self.epsilon, sound=self.sound)
+
+    @property
+    def reason(self) -> str | None:
+        """As a site's; of several damaged ledgers, the first one's."""
+        if math.isinf(self.epsilon):
+            return _NO_BOUND
+        return next((f"{site.site}: {site.reason}" for site in self.sites if not site.sound), None)
 
     @property
     def declared(self) -> int:

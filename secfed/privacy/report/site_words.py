@@ -81,8 +81,9 @@ def outcome(site: SiteReport) -> Answers:
         )
         curve = ", ".join(f"{delta:.0e}: {value:.3f}" for delta, value in site.curve)
         rows.append(("Other deltas", f"{curve} (of what was spent, under the same condition)"))
-    if budget is not None:
-        rows += [("Audit", in_words(audit)) for audit in site.audits] or [("Audit", _NO_AUDIT)]
+    rows += [("Audit", in_words(audit)) for audit in site.audits]
+    if budget is not None and not site.audits:
+        rows.append(("Audit", _NO_AUDIT))
     return tuple(rows)
 
 
