@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from secfed.config import (
     AggregatorConfig,
@@ -24,7 +24,9 @@ from secfed.config import (
     split_address,
     to_toml,
 )
+from secfed.config.job import DeadlineSection
 from secfed.errors import ConfigError
+from secfed.rounds.plan import Deadlines
 
 ROSTER_KEY = base64.b64encode(bytes(32)).decode()
 
@@ -190,6 +192,28 @@ def test_a_wrong_value_is_named_with_line_and_what_is_expected(
     tmp_path: Path, old: str, new: str, expected: str
 ) -> None:
     assert refusal(tmp_path, AGGREGATOR.replace(old, new, 1), AggregatorConfig).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "field"),
+    [
+        ("training_deadline_s", "training_s"),
+        ("phase_timeout_s", "phase_s"),
+        ("upload_idle_s", "upload_idle_s"),
+    ],
+)
+def test_a_deadline_that_no_plan_can_say_is_refused_where_it_is_read(
+    tmp_path: Path, key: str, field: str
+) -> None:
+    """The bounds of an aggregator's file, a job's file and a round's plan are the same."""
+    (most,) = (each.le for each in Deadlines.model_fields[field].metadata if hasattr(each, "le"))
+    Deadlines(**{field: most})
+    assert load(write(tmp_path, f"{key} = {most}\n{AGGREGATOR}"), AggregatorConfig)
+    DeadlineSection(**{field: most})
+    found = refusal(tmp_path, f"{key} = {most + 1}\n{AGGREGATOR}", AggregatorConfig)
+    assert found.startswith(f":1 '{key}': input should be less than or equal to {most}")
+    with pytest.raises(ValidationError):
+        DeadlineSection(**{field: most + 1})
 
 
 def test_two_listeners_do_not_share_an_address(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from secfed.aggregation.spec import AdapterSpec, Trainer
-from secfed.aggregation.strategy import HEAD_BIAS, HEAD_WEIGHT, NamedArrays, is_known
+from secfed.aggregation.strategy import HEAD_BIAS, HEAD_WEIGHT, POINT, NamedArrays, is_known
 from secfed.errors import DataError, EncodingError, StorageError
 
 __all__ = ["CARD_FILE", "CONFIG_FILE", "HEAD_FILE", "WEIGHTS_FILE", "read", "write"]
@@ -51,7 +51,8 @@ def write(
     Args:
         folder: Made if it is missing. Making its appearance atomic is the caller's business.
         spec: What the arrays are; labels go into the head's metadata and the card.
-        arrays: The whole adapter by PEFT names, every value finite.
+        arrays: The whole adapter by PEFT names, every value finite. A reference point that rides along
+            serves training alone, and stays out of the folder.
         notes: Rows of the card's table (what, value), such as rounds and epsilon.
 
     Returns:
@@ -61,7 +62,11 @@ def write(
         EncodingError: An array is unknown, not finite, or the head does not fit the labels.
     """
     head = _checked_head(spec, arrays)
-    lora = {name: np.ascontiguousarray(value) for name, value in arrays.items() if name not in head}
+    lora = {
+        name: np.ascontiguousarray(value)
+        for name, value in arrays.items()
+        if name not in head and name != POINT
+    }
     files = {
         CONFIG_FILE: _config_bytes(spec),
         WEIGHTS_FILE: save(

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
+from secfed.config.trainers import Trainer
 from secfed.errors import ConfigError
 
 __all__ = ["AdapterSpec", "Trainer"]
-
-Trainer: TypeAlias = Literal["sft", "dpo", "kto", "classify"]
-"""The kind of training: a causal language model learns completions, from preferred and rejected ones, or
-from thumbs up and down; or an encoder learns classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +22,7 @@ class AdapterSpec:
         r: Rank.
         alpha: Scale; the product B A is multiplied by alpha / r.
         labels: Class names in order, for `classify`; empty otherwise.
+        point: `kto`: whether the loss's reference point rides along as one more array.
     """
 
     base_model: str
@@ -35,12 +32,15 @@ class AdapterSpec:
     r: int
     alpha: int
     labels: tuple[str, ...] = ()
+    point: bool = False
 
     def __post_init__(self) -> None:
         if self.r < 1 or self.alpha < 1 or not self.target_modules:
             raise ConfigError("an adapter needs a rank, a scale and target modules")
         if (self.trainer == "classify") != (len(self.labels) >= 2):
             raise ConfigError("`classify` has at least two labels, and nothing else has any")
+        if self.point and self.trainer != "kto":
+            raise ConfigError("a reference point belongs to `kto`")
         if self.base_model.startswith(("/", "~", ".")) or "\\" in self.base_model:
             raise ConfigError(
                 f"base model {self.base_model!r} is a path",

@@ -6,7 +6,9 @@ to the broadcast adapter, not the adapter: its range is small and known, and a c
 out takes nothing with it.
 
 An adapter here is every array of the PEFT state dict by its PEFT name (`....lora_A.weight`,
-`....lora_B.weight`), and for `classify` also `head.weight` and `head.bias`.
+`....lora_B.weight`), and for `classify` also `head.weight` and `head.bias`. Under `kto` a reference
+point may ride along as `kto_point.value`: it is part of what is trained, noised, summed and broadcast,
+and of no adapter that is published.
 
 Source: linear aggregation under secure sums, Bonawitz et al. 2017; FedAvg, McMahan et al. 2017.
 """
@@ -24,6 +26,7 @@ from secfed.errors import EncodingError
 __all__ = [
     "HEAD_BIAS",
     "HEAD_WEIGHT",
+    "POINT",
     "DeltaStrategy",
     "NamedArrays",
     "Schema",
@@ -43,6 +46,9 @@ HEAD_WEIGHT = "head.weight"
 
 HEAD_BIAS = "head.bias"
 """Bias of a classification head, shape (labels,)."""
+
+POINT = "kto_point.value"
+"""The reference point of `kto` where it rides along, shape (1,)."""
 
 
 class Strategy(Protocol):
@@ -91,7 +97,9 @@ class DeltaStrategy:
         found = sorted(names)
         for name in found:
             if not is_known(name):
-                raise EncodingError(f"{name!r} is neither a LoRA factor nor a head: no strategy carries it")
+                raise EncodingError(
+                    f"{name!r} is neither a LoRA factor nor a head nor a point: no strategy carries it"
+                )
         return tuple(name for name in found if self.chosen(name))
 
     def wire_shapes(self, schema: Schema) -> dict[str, tuple[int, ...]]:
@@ -123,7 +131,7 @@ def is_frozen_half(name: str) -> bool:
 
 def is_known(name: str) -> bool:
     """Whether an array belongs to an adapter at all."""
-    return name in (HEAD_WEIGHT, HEAD_BIAS) or name.endswith((".lora_A.weight", ".lora_B.weight"))
+    return name in (HEAD_WEIGHT, HEAD_BIAS, POINT) or name.endswith((".lora_A.weight", ".lora_B.weight"))
 
 
 def _same_layout(expected: NamedArrays, given: NamedArrays) -> None:

@@ -11,6 +11,7 @@ from secfed.cli import data_preferences
 
 if TYPE_CHECKING:
     from secfed.aggregation.spec import AdapterSpec
+    from secfed.config.trainers import Trainer
     from secfed.training.data import DataFacts, Table
 
 __all__ = ["app"]
@@ -43,23 +44,37 @@ def check(
     import os
 
     from secfed.config import ClientConfig, load
-    from secfed.errors import DataError
+    from secfed.config.trainers import trainer_of
+    from secfed.errors import ConfigError, DataError
     from secfed.privacy.events import Unit
-    from secfed.training import data
-    from secfed.training.adapter import task_of
-    from secfed.training.models import model_folder
-    from secfed.training.rows import FORMATS
 
+    name = trainer_of(trainer)
+    if labels is not None and name != "classify":
+        raise ConfigError(
+            f"--labels names classes, and {name} has none", hint="Leave --labels out, or use classify."
+        )
     settings = load(config, ClientConfig)
     own = settings.data
     if own is None:
         raise DataError(f"{config} has no [data] section", hint="Join again with --data, or add the section.")
     classes = own.labels if labels is None else tuple(label.strip() for label in labels.split(","))
-    spec = _spec(trainer, base_model, classes)
+    spec = _spec(name, base_model, classes)
+
+    from secfed.training.models import model_folder
+    from secfed.training.rowfile import reader_of
+    from secfed.training.rows import FORMATS
+
+    reader_of(own.file)
+
+    from secfed.training import data
+
     table = data.load(
         own.file, FORMATS[spec.trainer], scratch=settings.state_dir, columns=own.columns, unit=own.unit
     )
     kind: Unit = "record" if own.unit == data.RECORD else "person"
+
+    from secfed.training.adapter import task_of  # seconds, and a file that does not fit is told before
+
     # Which of a person's records stay is drawn with the site's key; for counts any key serves.
     units = data.group(table, kind, own.max_records_per_unit or 1, os.urandom(32))
     task = task_of(spec, model_folder(settings.models_dir, spec.base_model), max_length)
@@ -71,21 +86,20 @@ def check(
     typer.echo("These figures are private. Nothing was sent.")
 
 
-def _spec(trainer: str, base_model: str | None, classes: tuple[str, ...]) -> AdapterSpec:
+def _spec(trainer: Trainer, base_model: str | None, classes: tuple[str, ...]) -> AdapterSpec:
     """As much of an adapter as the trainer's task needs to know."""
     from secfed.aggregation.spec import AdapterSpec
     from secfed.errors import ConfigError
     from secfed.training.assets import MINILM_ID, SMOLLM2_ID
-    from secfed.training.rows import FORMATS
 
-    name = next((each for each in FORMATS if each == trainer), None)
-    if name is None:
-        raise ConfigError(f"--trainer is one of {', '.join(FORMATS)}, not {trainer!r}")
-    if name != "classify":
-        return AdapterSpec(base_model or SMOLLM2_ID, "main", name, ("q_proj", "v_proj"), 1, 1)
+    if trainer != "classify":
+        return AdapterSpec(base_model or SMOLLM2_ID, "main", trainer, ("q_proj", "v_proj"), 1, 1)
     if not classes:
-        raise ConfigError("classify needs --labels, as the job plan will list them")
-    return AdapterSpec(base_model or MINILM_ID, "main", name, ("query", "value"), 1, 1, classes)
+        raise ConfigError(
+            "classify needs the class names, as the job plan will list them",
+            hint="Name labels in [data] of client.toml, or give --labels.",
+        )
+    return AdapterSpec(base_model or MINILM_ID, "main", trainer, ("query", "value"), 1, 1, classes)
 
 
 def _show(table: Table, facts: DataFacts, trainer: str, max_length: int) -> None:

@@ -11,7 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from secfed.training.data import Table
-    from secfed.training.preferences import Feedback, Mode, Spread
+    from secfed.training.modes import Mode
+    from secfed.training.preferences import Feedback, Spread
 
 __all__ = ["MANIFEST", "redistribute", "unpair"]
 
@@ -26,16 +27,17 @@ UnitColumn = Annotated[
 
 def unpair(
     source: Annotated[
-        Path, typer.Argument(help="Pairs: prompt, chosen, rejected; .jsonl, .csv or .parquet.")
+        Path, typer.Argument(help="Pairs: prompt (or none), chosen, rejected; .jsonl, .csv or .parquet.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="A new .jsonl file.")],
     unit: UnitColumn = None,
 ) -> None:
     """Turn each preference pair into two rows: the chosen response with label true, the other with false."""
+    _check_new(output, suffix=".jsonl")
+
     from secfed.store import files
     from secfed.training.preferences import feedback
 
-    _check_new(output, suffix=".jsonl")
     with _scratch(output) as scratch:
         table = _load(source, unit, scratch, pairs_only=True)
     files.create_exclusive(output, _lines(feedback(table), unit))
@@ -62,13 +64,13 @@ def redistribute(
     unit: UnitColumn = None,
 ) -> None:
     """Spread feedback over sites, for experiments: drop, split, shuffle and label-skew, with a manifest."""
-    from secfed.errors import ConfigError
+    from secfed.training.modes import mode_of
+
+    chosen = mode_of(mode, concentration)
+    _check_new(output)
+
     from secfed.training import preferences
 
-    chosen = next((each for each in preferences.MODES if each == mode), None)
-    if chosen is None:
-        raise ConfigError(f"--mode is one of {', '.join(preferences.MODES)}, not {mode!r}")
-    _check_new(output)
     with _scratch(output) as scratch:
         tables = [_load(source, unit, scratch) for source in sources]
         spread = preferences.redistribute(tables, chosen, seed, concentration=concentration)
@@ -168,15 +170,17 @@ def _write(
 
 def _load(source: Path, unit: str | None, scratch: Path, *, pairs_only: bool = False) -> Table:
     """One site's rows."""
+    from secfed.cli.inputs import load_rows
     from secfed.errors import ConfigError
-    from secfed.training.data import RECORD, load
+    from secfed.training.data import RECORD
     from secfed.training.preferences import INPUT_FORMATS
-    from secfed.training.rows import COLUMN_KINDS, FORMATS
+    from secfed.training.rows import COLUMN_KINDS, PAIRS
 
     if unit in COLUMN_KINDS or unit == RECORD:
         raise ConfigError(f"--unit names the person's column; {unit!r} is none")
-    formats = FORMATS["dpo"] if pairs_only else INPUT_FORMATS
-    return load(source, formats, scratch=scratch, unit=RECORD if unit is None else unit)
+    formats = PAIRS if pairs_only else INPUT_FORMATS
+    remedy = "Mend the named file or option and start again; nothing was written."
+    return load_rows(source, formats, scratch=scratch, remedy=remedy, unit=unit)
 
 
 def _lines(rows: Sequence[Feedback], unit: str | None) -> bytes:

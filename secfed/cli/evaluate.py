@@ -43,8 +43,7 @@ def evaluate(
     import tempfile
 
     from secfed.aggregation import folder
-    from secfed.training.data import load
-    from secfed.training.evaluate import evaluate_folder
+    from secfed.cli.inputs import load_rows
     from secfed.training.models import model_folder
     from secfed.training.rows import FORMATS
 
@@ -59,8 +58,17 @@ def evaluate(
         "rejected": rejected,
     }
     with tempfile.TemporaryDirectory() as scratch:
-        table = load(data, FORMATS[spec.trainer], scratch=Path(scratch), columns=columns)
+        table = load_rows(
+            data,
+            FORMATS[spec.trainer],
+            scratch=Path(scratch),
+            remedy="Mend the file, or name its columns by the options of `secfed eval`.",
+            columns=columns,
+        )
     base = model_folder(models.expanduser(), spec.base_model)
+
+    from secfed.training.evaluate import evaluate_folder  # seconds, and what is missing is told before
+
     metric = evaluate_folder(adapter, base, table, max_length=max_length, device=device)
     if as_json:
         document = {

@@ -12,7 +12,7 @@ import tempfile
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -24,6 +24,7 @@ from secfed.config.job import (
     TrainingSection,
     VectorSection,
 )
+from secfed.config.trainers import TRAINERS
 from secfed.errors import ConfigError
 from secfed.identity.fields import write_time
 from secfed.identity.roster import Roster
@@ -46,12 +47,14 @@ from secfed.rounds.plan import (
 if TYPE_CHECKING:
     from secfed.training.rows import Value
 
-__all__ = ["TEMPLATES", "plan_of", "privacy_spec", "template"]
+__all__ = ["TEMPLATES", "plan_of", "privacy_spec", "require_files", "template"]
 
 _BOUND_GRID = 1e9
 """The bound of a training job is rounded up to whole steps of one over this: plain decimal text."""
 
-TEMPLATES = ("vector", "classify", "sft", "dpo", "kto")
+_PUBLIC_REMEDY = "Mend kl_file: public rows of prompt and completion; nothing was sent."
+
+TEMPLATES: Final = ("vector", *TRAINERS)
 
 
 _SMALL_CHAT: dict[str, Any] = {
@@ -91,7 +94,7 @@ def template(kind: str) -> JobFile:
                 labels=("negative", "positive"),
             ),
             privacy=PrivacySection(
-                unit="record", nominal_units=3000, batch=64.0, noise_multiplier=0.75, delta=1e-6
+                unit="record", nominal_units=3400, batch=64.0, noise_multiplier=0.75, delta=1e-6
             ),
         )
     if kind == "sft":
@@ -123,6 +126,19 @@ def template(kind: str) -> JobFile:
             ),
         )
     raise ConfigError(f"no template {kind!r}", hint=f"Choose one of: {', '.join(TEMPLATES)}.")
+
+
+def require_files(job: JobFile) -> None:
+    """Refuse a job whose file of public rows is not there, before anybody is asked for anything.
+
+    Raises:
+        DataError: It is not, or is none of rows.
+    """
+    from secfed.cli.inputs import require_rows
+
+    kto = None if job.training is None else job.training.kto
+    if kto is not None and kto.kl_file is not None:
+        require_rows(kto.kl_file, _PUBLIC_REMEDY)
 
 
 def plan_of(job: JobFile, roster: Roster, admin: ClientId, *, models: Path, now: datetime) -> JobPlan:
@@ -177,6 +193,7 @@ def _training_plan(job: JobFile, section: TrainingSection, models: Path, shared:
         r=section.r,
         alpha=section.alpha,
         labels=section.labels,
+        point=section.kto is not None and section.kto.kl == "ride-along",
     )
     shapes = schema(spec, folder)
     for module in section.target_modules:
@@ -232,11 +249,16 @@ def _kto(section: KtoSection) -> KtoSpec:
 
 def _public_pairs(path: Path) -> tuple[PublicPair, ...]:
     """The texts that z0 is worked out from: they are signed with the plan, and every site reads them."""
-    from secfed.training.data import load
+    from secfed.cli.inputs import load_rows
     from secfed.training.rows import PROMPT_COMPLETION
 
     with tempfile.TemporaryDirectory() as scratch:
-        rows = load(path, (PROMPT_COMPLETION,), scratch=Path(scratch)).rows
+        rows = load_rows(
+            path,
+            (PROMPT_COMPLETION,),
+            scratch=Path(scratch),
+            remedy=_PUBLIC_REMEDY,
+        ).rows
     if len(rows) > PUBLIC_PAIRS_MAX:
         raise ConfigError(f"{path}: {len(rows)} public rows; a plan carries at most {PUBLIC_PAIRS_MAX}")
     return tuple(

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
-from secfed.config.models import ConfigPath, Section
+from secfed.config.models import ConfigPath, PhaseSeconds, Section, TrainingSeconds
+from secfed.config.trainers import Trainer
 from secfed.ids import SITE_PATTERN
 
 __all__ = [
@@ -67,7 +68,7 @@ class KtoSection(Section):
     """`[training.kto]`: the loss on thumbs up and down; names and defaults are TRL's, but for z0.
 
     Nothing here may be worked out from private rows: the weights are constants, and so is z0, or it
-    comes from public texts.
+    comes from public texts, or from noised sums.
     """
 
     loss_type: Literal["kto", "apo_zero_unpaired"] = Field(
@@ -76,22 +77,27 @@ class KtoSection(Section):
     beta: _Positive = Field(0.1, description="How strongly the model is held to its base.")
     desirable_weight: _NotNegative = Field(1.0, description="Weight of rows with a thumb up: a constant.")
     undesirable_weight: _NotNegative = Field(1.0, description="Weight of rows with a thumb down: a constant.")
-    kl: Literal["fixed", "public"] = Field(
-        "fixed", description="Where kto's z0 comes from. fixed: kl_value. public: the texts of kl_file."
+    kl: Literal["fixed", "public", "ride-along"] = Field(
+        "fixed",
+        description="Where z0 of kto comes from: kl_value (fixed), the texts of kl_file (public), or noised "
+        "sums (ride-along).",
     )
     kl_value: _NotNegative = Field(0.0, description="z0 in nats (kl = fixed).")
     kl_file: ConfigPath | None = Field(
         None,
-        description="Up to 32 PUBLIC rows of prompt and unrelated completion: they go into the plan.",
+        description="Up to 32 PUBLIC rows of prompt and unrelated completion, which go into the plan: needed "
+        "by public and by ride-along (completions alone).",
     )
 
     @model_validator(mode="after")
     def _one_point(self) -> Self:
         if self.loss_type != "kto" and (self.kl != "fixed" or self.kl_value):
             raise ValueError("kl and kl_value belong to loss_type = kto")
-        if (self.kl == "public") != (self.kl_file is not None):
-            raise ValueError("kl_file is given for kl = public, and for nothing else")
-        if self.kl == "public" and self.kl_value:
+        if self.kl != "fixed" and self.kl_file is None:
+            raise ValueError(f"kl = {self.kl} needs kl_file")
+        if self.kl == "fixed" and self.kl_file is not None:
+            raise ValueError("kl_file belongs to kl = public or ride-along")
+        if self.kl != "fixed" and self.kl_value:
             raise ValueError("kl_value belongs to kl = fixed")
         if self.desirable_weight + self.undesirable_weight <= 0:
             raise ValueError("one of desirable_weight and undesirable_weight must be above 0")
@@ -101,7 +107,7 @@ class KtoSection(Section):
 class TrainingSection(Section):
     """`[training]`: LoRA adapters of one public base model."""
 
-    trainer: Literal["classify", "sft", "dpo", "kto"] = Field(
+    trainer: Trainer = Field(
         description="classify: text to label. sft: prompt to completion. dpo: pairs. kto: thumbs up and down."
     )
     base_model: StrictStr = Field(
@@ -174,9 +180,9 @@ class PrivacySection(Section):
 class DeadlineSection(Section):
     """`[deadlines]`: how long is waited for; sites that are later are listed as dropped."""
 
-    training_s: StrictInt = Field(3600, ge=1, le=7 * 86_400, description="For training in one round.")
-    phase_s: StrictInt = Field(60, ge=1, le=3600, description="For one phase of the secure sum.")
-    upload_idle_s: StrictInt = Field(30, ge=1, le=3600, description="For an upload that makes no progress.")
+    training_s: TrainingSeconds = Field(3600, description="For training in one round.")
+    phase_s: PhaseSeconds = Field(60, description="For one phase of the secure sum.")
+    upload_idle_s: PhaseSeconds = Field(30, description="For an upload that makes no progress.")
 
 
 class JobFile(Section):

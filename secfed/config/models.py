@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from secfed.config.trainers import TRAINERS
 from secfed.errors import ConfigError
 from secfed.ids import SITE_PATTERN
 
@@ -34,8 +35,10 @@ __all__ = [
     "ConfigPath",
     "DataConfig",
     "JobPolicy",
+    "PhaseSeconds",
     "PolicyConfig",
     "Section",
+    "TrainingSeconds",
     "split_address",
 ]
 
@@ -106,7 +109,12 @@ _Listen = Annotated[StrictStr, AfterValidator(_check_listen)]
 _Dial = Annotated[StrictStr, AfterValidator(_check_dial)]
 _Loopback = Annotated[StrictStr, AfterValidator(_check_loopback)]
 _PublicKey = Annotated[StrictStr, AfterValidator(_check_public_key)]
-_Seconds = Annotated[StrictInt, Field(ge=1, le=30 * 86400)]
+PhaseSeconds = Annotated[StrictInt, Field(ge=1, le=3600)]
+"""How long a phase or an upload that stands still may be waited for: what a round's plan can say."""
+
+TrainingSeconds = Annotated[StrictInt, Field(ge=1, le=7 * 86_400)]
+"""How long sites may train in one round, likewise."""
+
 _Positive = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False)]
 _Probability = Annotated[StrictFloat, Field(gt=0, lt=1)]
 
@@ -138,9 +146,9 @@ class AggregatorConfig(Section):
     health_listen: _Loopback | None = Field(
         None, description="The gRPC health service, in plain text, so loopback only; none given: no such."
     )
-    training_deadline_s: _Seconds = Field(3600, description="How long sites may train in one round.")
-    phase_timeout_s: _Seconds = Field(60, description="How long one phase of the secure sum may take.")
-    upload_idle_s: _Seconds = Field(30, description="An upload without progress for so long is dropped.")
+    training_deadline_s: TrainingSeconds = Field(3600, description="How long sites may train in one round.")
+    phase_timeout_s: PhaseSeconds = Field(60, description="How long one phase of the secure sum may take.")
+    upload_idle_s: PhaseSeconds = Field(30, description="An upload without progress for so long is dropped.")
     max_upload_mib: StrictInt = Field(1024, ge=1, le=65536, description="Largest upload of one site, MiB.")
     retain_uploads: StrictBool = Field(
         False, description="Keep masked uploads after the sum, for a reviewer; they are removed otherwise."
@@ -187,7 +195,10 @@ class DataConfig(Section):
         (), description="Classes a plan must name, in any order; none given: what it names (classify)."
     )
     messages: StrictStr = Field("messages", description="Column of whole chats (sft).")
-    prompt: StrictStr = Field("prompt", description="Column of the prompt (sft, dpo, kto).")
+    prompt: StrictStr = Field(
+        "prompt",
+        description="Column of the prompt (sft, dpo, kto); pairs may have it in both responses instead.",
+    )
     completion: StrictStr = Field("completion", description="Column of the completion (sft, kto).")
     chosen: StrictStr = Field("chosen", description="Column of the preferred response (dpo).")
     rejected: StrictStr = Field("rejected", description="Column of the other response (dpo).")
@@ -286,9 +297,7 @@ class JobPolicy(Section):
     allowed_base_models: tuple[StrictStr, ...] = Field(
         (), description="Base models that may be trained; none given: every one installed here."
     )
-    allowed_trainers: tuple[StrictStr, ...] = Field(
-        ("classify", "sft", "dpo", "kto"), description="Trainers."
-    )
+    allowed_trainers: tuple[StrictStr, ...] = Field(TRAINERS, description="Trainers.")
     allowed_strategies: tuple[StrictStr, ...] = Field(("fedavg", "ffa"), description="Strategies.")
     allow_non_private: StrictBool = Field(
         False, description="Accept releases WITHOUT differential privacy (epsilon is infinite)."

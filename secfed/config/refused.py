@@ -192,7 +192,8 @@ _RULES: Final = (
         _one_of("batch"),
         Refusal(
             "a reference point estimated from the batch moves every unit's weight by the others' rows",
-            'use a public constant, or loss_type = "apo_zero_unpaired", which needs none',
+            'use kl = "fixed", "public" or "ride-along" (inside the clip and the noise), '
+            'or loss_type = "apo_zero_unpaired", which needs none',
         ),
     ),
     _Rule(

@@ -21,10 +21,12 @@ from pydantic import (
 )
 
 from secfed.aggregation.spec import Trainer
+from secfed.aggregation.strategy import POINT
 from secfed.crypto.kdf import digest
 from secfed.crypto.labels import Label
 from secfed.encoding.layout import SIZE_MAX, Layout
 from secfed.ids import SITE_PATTERN, Digest
+from secfed.privacy.events import NOISE_MAX
 
 __all__ = [
     "BITS_MAX",
@@ -53,9 +55,6 @@ CURVE_MAX = 100
 
 DecimalText = Annotated[str, StringConstraints(pattern=r"^\d{1,12}(\.\d{1,12})?$")]
 """A non-negative number as decimal text, so that every party reads the same value."""
-
-NOISE_MULTIPLIER_MAX = 1000
-"""Above it an accountant adds up more rounding than privacy loss, for hours."""
 
 PUBLIC_PAIRS_MAX = 32
 """Public pairs in a plan: enough for a mean, few enough to go through the model every round."""
@@ -149,7 +148,7 @@ class PublicPair(_Frozen):
 
 
 class KtoSpec(_Frozen):
-    """The loss of trainer `kto`, in TRL's words; the reference point never comes from private rows.
+    """The loss of trainer `kto`, in TRL's words; the reference point is public before a row is looked at.
 
     TRL takes the point z0 from the batch, so that each row moves every other row's gradient.
 
@@ -160,16 +159,18 @@ class KtoSpec(_Frozen):
         desirable_weight: Weight of rows with a thumb up; a constant, never a ratio of private counts.
         undesirable_weight: Of rows with a thumb down.
         kl: Where z0 of `kto` comes from: `fixed` is `kl_value`; `public` is worked out at the start of
-            every round from the broadcast adapter on `kl_pairs`.
+            every round from the broadcast adapter on `kl_pairs`; `ride-along` is estimated from private
+            prompts with public completions, as one more coordinate of the clipped and noised gradient,
+            and a round's point follows from the sums of the rounds before (`secfed.training.point`).
         kl_value: z0 in nats under `fixed`.
-        kl_pairs: Public texts under `public`.
+        kl_pairs: Public texts under `public`; under `ride-along` their completions alone are used.
     """
 
     loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
     beta: DecimalText = "0.1"
     desirable_weight: DecimalText = "1"
     undesirable_weight: DecimalText = "1"
-    kl: Literal["fixed", "public"] = "fixed"
+    kl: Literal["fixed", "public", "ride-along"] = "fixed"
     kl_value: DecimalText = "0"
     kl_pairs: tuple[PublicPair, ...] = Field((), max_length=PUBLIC_PAIRS_MAX)
 
@@ -181,11 +182,11 @@ class KtoSpec(_Frozen):
             raise ValueError("one of desirable_weight and undesirable_weight must be above 0")
         if self.loss_type != "kto" and (self.kl != "fixed" or Decimal(self.kl_value)):
             raise ValueError("kl and kl_value belong to loss_type = kto")
-        if (self.kl == "public") != bool(self.kl_pairs):
-            raise ValueError("public pairs are given for kl = public, and for nothing else")
+        if (self.kl != "fixed") != bool(self.kl_pairs):
+            raise ValueError("public pairs are given for kl = public or ride-along, and for nothing else")
         if sum(pair.characters for pair in self.kl_pairs) > PUBLIC_TEXT_MAX:
             raise ValueError(f"public pairs have at most {PUBLIC_TEXT_MAX} characters in all")
-        if self.kl == "public" and Decimal(self.kl_value):
+        if self.kl != "fixed" and Decimal(self.kl_value):
             raise ValueError("kl_value belongs to kl = fixed")
         return self
 
@@ -196,8 +197,8 @@ class TrainSpec(_Frozen):
     Attributes:
         steps: Local optimiser steps a round; an empty Poisson batch is a step too.
         plain_batch: Units of a step in a job without differential privacy.
-        adapter: Names and shapes of the whole adapter, frozen arrays included; the plan's
-            `shapes` are the strategy's choice of them.
+        adapter: Names and shapes of the whole adapter, frozen arrays and a point that rides along
+            included; the plan's `shapes` are the strategy's choice of them.
         labels: Class names in order, for `classify`; they come from here, never from data.
         seed: 32 bytes in hexadecimal, public: the adapter's initial values follow from it.
         dpo: The loss, for `dpo`.
@@ -224,6 +225,11 @@ class TrainSpec(_Frozen):
         """The loss of a trainer that learns from preferences."""
         return self.dpo or self.kto
 
+    @property
+    def point_rides(self) -> bool:
+        """Whether the reference point of `kto` is one more array of what is trained."""
+        return self.kto is not None and self.kto.kl == "ride-along"
+
     @model_validator(mode="after")
     def _trainer_fits(self) -> TrainSpec:
         if (self.trainer == "classify") != bool(self.labels):
@@ -232,6 +238,8 @@ class TrainSpec(_Frozen):
             raise ValueError("`classify` needs at least two different labels")
         if (self.trainer == "dpo", self.trainer == "kto") != (self.dpo is not None, self.kto is not None):
             raise ValueError("trainers `dpo` and `kto`, and no others, have a section of their name")
+        if self.adapter.get(POINT) != ((1,) if self.point_rides else None):
+            raise ValueError(f"{POINT!r}, one number, is there for kl = ride-along, and for nothing else")
         return self
 
     @model_serializer(mode="wrap")
@@ -277,8 +285,8 @@ class DpSpec(_Frozen):
         for name in ("noise_multiplier", "clip", "delta"):
             if Decimal(getattr(self, name)) <= 0:
                 raise ValueError(f"{name} must be above 0; a job without noise has no `dp` section")
-        if Decimal(self.noise_multiplier) > NOISE_MULTIPLIER_MAX:
-            raise ValueError(f"noise_multiplier must be at most {NOISE_MULTIPLIER_MAX}")
+        if Decimal(self.noise_multiplier) > NOISE_MAX:
+            raise ValueError(f"noise_multiplier must be at most {NOISE_MAX}")
         if self.unit == "record" and self.records_per_unit != 1:
             raise ValueError("records_per_unit belongs to unit = person")
         return self

@@ -22,13 +22,14 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from secfed.aggregation.spec import AdapterSpec
-from secfed.aggregation.strategy import HEAD_BIAS, HEAD_WEIGHT, NamedArrays, is_known
+from secfed.aggregation.strategy import HEAD_BIAS, HEAD_WEIGHT, POINT, NamedArrays, is_known
 from secfed.errors import ConfigError, EncodingError
 from secfed.rounds.plan import DpoSpec, KtoSpec
 from secfed.training.classify import Classification, PooledClassifier
 from secfed.training.dpo import Pairs
 from secfed.training.kto import Thumbs
 from secfed.training.lora_gradients import LoraFactor, use_factors
+from secfed.training.point import POINT_LAYER, ReferencePoint
 from secfed.training.sft import Completions
 from secfed.training.task import Task
 
@@ -52,6 +53,7 @@ class AdapterModel:
         spec: What the adapter is.
         device: Where it lives.
         parameters: Every array of the adapter by PEFT name, in sorted order.
+        point: The reference point that rides along, if one does.
     """
 
     def __init__(self, module: nn.Module, spec: AdapterSpec, device: torch.device) -> None:
@@ -59,6 +61,11 @@ class AdapterModel:
         self.spec = spec
         self.device = device
         self.parameters: dict[str, nn.Parameter] = dict(sorted(_adapter_parameters(module)))
+        self.point = (
+            next(each for each in module.children() if isinstance(each, ReferencePoint))
+            if spec.point
+            else None
+        )
         module.requires_grad_(False)
         module.eval()
 
@@ -99,7 +106,7 @@ class AdapterModel:
         chosen = {name: self.parameters[name] for name in sorted(names)}
         owners = [layer for layer in self.module.modules() if _owns(layer, chosen.values())]
         for layer in owners:
-            if type(layer) not in (nn.Linear, LoraFactor):
+            if type(layer) not in (nn.Linear, LoraFactor, ReferencePoint):
                 raise ConfigError(f"LoRA on {type(layer).__name__} is not covered; choose linear layers")
         try:
             for parameter in chosen.values():
@@ -163,12 +170,13 @@ def task_of(
         preference: The loss of `dpo` and `kto`; a metric needs none.
 
     Raises:
-        ConfigError: The folder holds no tokenizer, or one that does not fit the task and its length.
+        ConfigError: The folder holds no tokenizer, or one that does not fit base, task and length.
     """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"no tokenizer in {folder}: {error}") from error
+    _check_vocabulary(tokenizer, folder)
     if spec.trainer != "classify" and tokenizer.eos_token_id is None:
         raise ConfigError(
             "the base's tokenizer has no end-of-text token, which responses end with",
@@ -183,6 +191,19 @@ def task_of(
             return Thumbs(tokenizer, max_length, preference if isinstance(preference, KtoSpec) else KtoSpec())
         case "sft":
             return Completions(tokenizer, max_length)
+
+
+def _check_vocabulary(tokenizer: Any, folder: Path) -> None:
+    """Refuse a tokenizer with an id beyond the base's embeddings: a row with that token would end training,
+    after its charge, and so tell of itself.
+    """
+    rows: int | None = getattr(_config(folder).get_text_config(), "vocab_size", None)
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1], default=("", -1))
+    if rows is not None and largest >= rows:
+        raise ConfigError(
+            f"the base's tokenizer gives {token!r} the id {largest}; the base has embeddings for {rows} ids",
+            hint="Put the tokenizer beside the base that belongs to it, or choose another base model.",
+        )
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -235,14 +256,16 @@ def _attach(base: Any, spec: AdapterSpec) -> nn.Module:
     except ValueError as error:
         raise ConfigError(f"LoRA cannot be attached: {error}") from error
     use_factors(adapted)
+    if spec.point:
+        adapted.add_module(POINT_LAYER, ReferencePoint())
     return PooledClassifier(adapted, hidden, len(spec.labels)) if spec.trainer == "classify" else adapted
 
 
 def _adapter_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters of the adapter and the head, under the names PEFT saves them by."""
+    """Parameters of the adapter, and a head or point beside it, under the names PEFT saves them by."""
     for name, parameter in module.named_parameters():
         public = name.removeprefix("encoder.").replace(_SILENT_ADAPTER, ".")
-        if name in (HEAD_WEIGHT, HEAD_BIAS) or (_LORA in name and is_known(public)):
+        if name in (HEAD_WEIGHT, HEAD_BIAS, POINT) or (_LORA in name and is_known(public)):
             yield public, parameter
         elif _LORA in name:
             raise ConfigError(f"PEFT made {public!r}, which no strategy carries; choose plain linear layers")

@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 from secfed.rounds.plan import DpoSpec
 from secfed.training.reference import Reference
 from secfed.training.responses import Responses, collate, log_likelihoods
-from secfed.training.rows import FORMATS, Row
+from secfed.training.rows import PAIRS, Row, with_prompt
 from secfed.training.task import NOTHING, Example, UnlearnableError
 
 __all__ = ["Pairs", "dpo_loss"]
@@ -29,7 +29,7 @@ _CHOSEN, _REJECTED = "chosen_", "rejected_"
 
 
 class Pairs:
-    """Rows with a prompt, a chosen and a rejected response.
+    """Rows with a prompt, a chosen and a rejected response; the prompt may stand before both responses.
 
     Args:
         tokenizer: The base model's tokenizer.
@@ -37,7 +37,7 @@ class Pairs:
         loss: Which loss; a metric needs none.
     """
 
-    formats = FORMATS["dpo"]
+    formats = PAIRS
     metric = "reward accuracy (share of pairs whose chosen response gained more, a tie counts half)"
 
     def __init__(self, tokenizer: Any, max_length: int, loss: DpoSpec) -> None:
@@ -90,8 +90,9 @@ class Pairs:
 
     def _example(self, row: Row) -> Example:
         """One row as a pair, or the refusal that says why not."""
-        chosen = self._responses.response(row["prompt"], row["chosen"])
-        rejected = self._responses.response(row["prompt"], row["rejected"])
+        pair = with_prompt(row)
+        chosen = self._responses.response(pair["prompt"], pair["chosen"])
+        rejected = self._responses.response(pair["prompt"], pair["rejected"])
         return Example(chosen.tokens, chosen.targets, cut=chosen.cut + rejected.cut, rejected=rejected)
 
 

@@ -6,7 +6,8 @@ sampling, noise and denominators are not left to it.
 
 - Batches come from `random.PoissonSampler`: secret, over units, never capped. An empty one still
   takes its noisy step.
-- The gradients of a unit's records are averaged, and the unit is clipped once. Norms and sums are
+- The gradients of a unit's records are averaged, and the unit is clipped once, to C in all: a
+  reference point that rides along (`point`) has a share of C to itself. Norms and sums are
   float64, taken array by array, so that one array's gradients at most exist twice; a factor
   (1 - 1e-6) covers their rounding. A unit whose gradient is not finite counts as zero, so that it
   cannot show.
@@ -18,6 +19,7 @@ Source: Abadi et al. 2016, arXiv:1607.00133.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +35,7 @@ from torch import Tensor, nn
 
 from secfed.training.adapter import AdapterModel
 from secfed.training.lora_gradients import LoraFactor, factor_gradients, per_record
+from secfed.training.point import SHARE, ReferencePoint, point_gradients
 from secfed.training.random import PoissonSampler, Stream, gaussian, snap
 from secfed.training.task import Example, Task
 
@@ -53,6 +56,7 @@ _PIECE_TOKENS = 32
 """What one more micro-batch costs beside its tokens, in tokens: calls of layers, hooks, clipping."""
 
 register_grad_sampler(LoraFactor)(factor_gradients)
+register_grad_sampler(ReferencePoint)(point_gradients)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
         clip: C, above 0.
         batch: B, the public denominator, above 0.
         noise: The secret stream.
+        point: A reference point among the parameters of `inner`: it is clipped to `SHARE` of C, and
+            all others together to what that leaves of C.
     """
 
     def __init__(
@@ -136,6 +142,7 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
         clip: float,
         batch: float,
         noise: Stream,
+        point: nn.Parameter | None = None,
     ) -> None:
         if not (noise_multiplier > 0 and clip > 0 and batch > 0):
             raise ValueError("noise multiplier, clipping norm and batch must be above 0")
@@ -149,6 +156,9 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
         self._batch = batch
         self._noise = noise
         self._unfinished: list[Tensor] | None = None
+        self._riding = next((i for i, parameter in enumerate(self.params) if parameter is point), None)
+        if point is not None and self._riding is None:
+            raise ValueError("the point is one of the trained arrays")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Begin a logical batch: the sums start at zero, in float64, also where no record comes."""
@@ -160,7 +170,7 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
         self._unfinished = None
 
     def clip_and_accumulate(self, piece: MicroBatch) -> None:
-        """Average within units, clip each complete unit to C, and add it to the batch's sum.
+        """Average within units, clip each complete unit to C in all, and add it to the batch's sum.
 
         Raises:
             RuntimeError: A layer gave no per-record gradient (its hook did not run).
@@ -190,20 +200,34 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
                 for index, part in enumerate(samples)
             ]
         )
-        norm = torch.linalg.vector_norm(norms, dim=0)
-        counted = torch.isfinite(norm)
-        scale = ROUNDING_MARGIN * (self.max_grad_norm / norm).clamp(max=1.0)
+        counted = torch.isfinite(norms).all(dim=0)
+        scales = self._scales(norms)
         open_units: list[Tensor] = []
         for index, parameter in enumerate(self.params):
             part = means(index)
             if piece.complete < len(part):
                 open_units.append(part[-1].clone())
             # a mask and not a factor of 0: zero times infinity is not zero
-            part.mul_(scale[:, None]).masked_fill_(~counted[:, None], 0.0)
+            part.mul_(scales[index][:, None]).masked_fill_(~counted[:, None], 0.0)
             parameter.summed_grad += part[: piece.complete].sum(dim=0)
             parameter.grad_sample = None
             parameter.grad = None
         self._unfinished = open_units or None
+
+    def _scales(self, norms: Tensor) -> list[Tensor]:
+        """What each unit's part in each array is multiplied by, from its norms, shape (arrays, units)."""
+
+        def to_share(share: float, norm: Tensor) -> Tensor:
+            scale: Tensor = ROUNDING_MARGIN * (share * self.max_grad_norm / norm).clamp(max=1.0)
+            return scale
+
+        riding = self._riding
+        if riding is None:
+            return [to_share(1.0, torch.linalg.vector_norm(norms, dim=0))] * len(norms)
+        others = torch.cat([norms[:riding], norms[riding + 1 :]])
+        scales = [to_share(math.sqrt(1 - SHARE**2), torch.linalg.vector_norm(others, dim=0))] * len(norms)
+        scales[riding] = to_share(SHARE, norms[riding])
+        return scales
 
     def add_noise(self) -> None:
         """Put one draw of noise on the whole batch's sum, and the result on a grid."""
@@ -282,8 +306,9 @@ def accumulate(
 
 
 def _tokens(example: Example) -> int:
-    """Tokens of a record, of both its responses if it is a pair."""
-    return len(example.tokens) + (0 if example.rejected is None else len(example.rejected.tokens))
+    """Tokens of a record, of both its responses if it is a pair, and of what stands beside it."""
+    others = (each for each in (example.rejected, example.beside) if each is not None)
+    return len(example.tokens) + sum(len(each.tokens) for each in others)
 
 
 def train(

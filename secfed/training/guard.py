@@ -27,6 +27,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from secfed.config.refused import Refusal, init_refusal
 from secfed.errors import ConfigError
+from secfed.training.point import ReferencePoint
 
 __all__ = ["inspect"]
 
@@ -227,9 +228,11 @@ def _probe_lengths(module: nn.Module, max_length: int) -> None:
 
 
 def _owners(module: nn.Module, wanted: set[int]) -> Iterator[tuple[str, nn.Module]]:
-    """The layers that hold noised parameters themselves."""
+    """The layers that hold noised parameters themselves; a point sees figures of records, and no tokens."""
     for name, layer in module.named_modules():
-        if any(id(parameter) in wanted for parameter in layer.parameters(recurse=False)):
+        if not isinstance(layer, ReferencePoint) and any(
+            id(parameter) in wanted for parameter in layer.parameters(recurse=False)
+        ):
             yield name, layer
 
 

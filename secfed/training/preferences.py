@@ -19,22 +19,16 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final
 
 from secfed.errors import ConfigError, DataError
 from secfed.training.data import Table
-from secfed.training.rows import FORMATS, Format, Value
+from secfed.training.modes import Mode, mode_of
+from secfed.training.rows import FORMATS, PAIRS, Format, Value, with_prompt
 
-__all__ = ["INPUT_FORMATS", "MODES", "Feedback", "Mode", "Spread", "feedback", "redistribute"]
+__all__ = ["INPUT_FORMATS", "Feedback", "Spread", "feedback", "redistribute"]
 
-Mode: TypeAlias = Literal["drop", "split", "shuffle", "label-skew"]
-
-MODES: Final[tuple[Mode, ...]] = get_args(Mode)
-"""drop: every pair's owner keeps the prompt and one response, at random; sites lose half their rows.
-split: the two responses of a pair go to different sites; sizes stay. shuffle: all rows are permuted;
-sizes stay. label-skew: each site draws its share of thumbs up from a Dirichlet law; sizes stay."""
-
-INPUT_FORMATS: Final[tuple[Format, ...]] = (*FORMATS["dpo"], *FORMATS["kto"])
+INPUT_FORMATS: Final[tuple[Format, ...]] = (*PAIRS, *FORMATS["kto"])
 """Pairs, or rows that were made from pairs."""
 
 
@@ -81,12 +75,22 @@ def feedback(table: Table, first_pair: int = 0) -> tuple[Feedback, ...]:
 
     Returns:
         For pairs the preferred response before the other; else the file's rows in their order.
+
+    Raises:
+        DataError: No column holds prompts, and the responses of a pair do not begin with one.
     """
     owners: Sequence[str | None] = table.owners or [None] * len(table.rows)
     if "chosen" in table.columns:
+        pairs = [with_prompt(row) for row in table.rows]
+        bare = next((place for place, row in enumerate(pairs) if not row["prompt"]), None)
+        if bare is not None:
+            raise DataError(
+                f"{table.path}: row {bare + 1}: no column 'prompt', and the responses begin with none",
+                hint="Add a column prompt, or let both responses begin with it.",
+            )
         return tuple(
             Feedback(row["prompt"], row[side], side == "chosen", first_pair + number, owner)
-            for number, (row, owner) in enumerate(zip(table.rows, owners, strict=True))
+            for number, (row, owner) in enumerate(zip(pairs, owners, strict=True))
             for side in ("chosen", "rejected")
         )
     rows: list[Feedback] = []
@@ -123,10 +127,7 @@ def redistribute(
     """
     if len(tables) < 2:
         raise ConfigError("rows are spread over at least two sites")
-    if (mode == "label-skew") != (concentration is not None):
-        raise ConfigError("a concentration belongs to label-skew, which needs one")
-    if concentration is not None and not 0 < concentration < float("inf"):
-        raise ConfigError("the concentration is a finite number above 0")
+    mode_of(mode, concentration)
     before: list[tuple[Feedback, ...]] = []
     for table in tables:
         before.append(feedback(table, first_pair=sum(len(each.rows) for each in tables[: len(before)])))

@@ -18,6 +18,7 @@ from typing import Any
 import datasets
 
 from secfed.errors import DataError
+from secfed.training.rowfile import reader_of
 
 __all__ = ["read_columns"]
 
@@ -26,8 +27,6 @@ _WORD = 1 << 63
 
 _DIGITS_MAX = 20
 """Characters of the longest such number, its sign included."""
-
-_BUILDERS = {".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def read_columns(path: Path, scratch: Path) -> dict[str, list[Any]]:
@@ -44,11 +43,7 @@ def read_columns(path: Path, scratch: Path) -> dict[str, list[Any]]:
     Raises:
         DataError: No such file, another format, no rows, or a malformed row, which is named.
     """
-    builder = _BUILDERS.get(path.suffix)
-    if builder is None:
-        raise DataError(f"{path}: not a .jsonl, .csv or .parquet file")
-    if not path.is_file() or path.stat().st_size == 0:
-        raise DataError(f"{path}: no such file, or it is empty")
+    builder = reader_of(path)
     options: dict[str, Any] = {}
     if builder == "json":
         options = {"features": datasets.Features(dict.fromkeys(_json_columns(path), datasets.Json()))}

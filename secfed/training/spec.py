@@ -36,6 +36,7 @@ def adapter_spec(train: TrainSpec) -> AdapterSpec:
         r=train.lora.r,
         alpha=train.lora.alpha,
         labels=train.labels,
+        point=train.point_rides,
     )
 
 

@@ -41,6 +41,7 @@ class Example:
         cut: How many tokens did not fit.
         rejected: `dpo`: the pair's other response, while this one is the chosen.
         desirable: `kto`: whether the thumb is up.
+        beside: `kto` with a point that rides along: the prompt with a public completion.
     """
 
     tokens: tuple[int, ...]
@@ -48,6 +49,7 @@ class Example:
     cut: int
     rejected: Example | None = None
     desirable: bool = True
+    beside: Example | None = None
 
 
 NOTHING = Example((0,), (IGNORED,), cut=0)

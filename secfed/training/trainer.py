@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secfed.aggregation.registry import by_name
-from secfed.aggregation.strategy import NamedArrays, Strategy
+from secfed.aggregation.strategy import POINT, NamedArrays, Strategy
 from secfed.errors import SecfedError
 from secfed.privacy.events import Event
 from secfed.rounds.plan import DpSpec, TrainSpec
@@ -28,8 +28,9 @@ from secfed.rounds.ports import Update
 from secfed.training import dpsgd, guard
 from secfed.training.adapter import AdapterModel, build, task_of
 from secfed.training.data import Table, Units, group
+from secfed.training.point import WithPoint
 from secfed.training.random import PoissonSampler, Streams
-from secfed.training.spec import ADAM_BETAS, adapter_spec, planned_event
+from secfed.training.spec import ADAM_BETAS, adapter_spec, planned_event, update_bound
 from secfed.training.task import Example, Task
 
 __all__ = ["LocalTrainer", "clamp"]
@@ -83,6 +84,8 @@ class LocalTrainer:
         self._examples, self._units = _tokenise(table, self._units, self._task)
         self._model: AdapterModel = build(spec, base_folder, device=device)
         self._micro_batch = micro_batch
+        if self._model.point is not None:
+            self._model.point.scale(bound=update_bound(train, dp), clip=1.0 if dp is None else float(dp.clip))
         with self._model.trainable(self._strategy.trainable(train.adapter)) as parameters:
             guard.inspect(self._model.module, parameters, max_length=train.max_length)
 
@@ -153,6 +156,7 @@ class LocalTrainer:
             clip=float(dp.clip),
             batch=dp.batch,
             noise=streams.noise,
+            point=None if self._model.point is None else self._model.point.value,
         )
         dpsgd.train(
             self._model,
@@ -199,10 +203,14 @@ class LocalTrainer:
 
     def _inner(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser that works after the noise; its state lasts one round."""
-        rate = float(self._train.learning_rate)
+        rate, point = float(self._train.learning_rate), self._model.point
+        arrays = [parameter for name, parameter in parameters.items() if name != POINT]
+        inner: torch.optim.Optimizer
         if self._train.optimizer == "sgd":
-            return torch.optim.SGD(parameters.values(), lr=rate)
-        return torch.optim.AdamW(parameters.values(), lr=rate, betas=ADAM_BETAS, weight_decay=0.0)
+            inner = torch.optim.SGD(arrays, lr=rate)
+        else:
+            inner = torch.optim.AdamW(arrays, lr=rate, betas=ADAM_BETAS, weight_decay=0.0)
+        return inner if point is None else WithPoint(inner, point)
 
     def _check_moves(
         self,
@@ -219,7 +227,7 @@ class LocalTrainer:
         for name in names:
             if not np.isfinite(after[name]).all():
                 raise SecfedError(f"training made {name!r} infinite; nothing was sent")
-        if all(np.array_equal(after[name], base[name]) for name in names):
+        if all(np.array_equal(after[name], base[name]) for name in names if name != POINT):
             raise SecfedError("training did not move the adapter; nothing was sent")
 
 

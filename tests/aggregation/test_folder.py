@@ -10,6 +10,7 @@ import pytest
 
 from secfed.aggregation import folder
 from secfed.aggregation.spec import AdapterSpec
+from secfed.aggregation.strategy import POINT
 from secfed.errors import ConfigError, EncodingError, StorageError
 
 SPEC = AdapterSpec("org/encoder", "main", "classify", ("query", "value"), 2, 4, ("no", 'yes|"maybe"'))
@@ -38,6 +39,15 @@ def test_read_gives_back_what_was_written(tmp_path: Path, spec: AdapterSpec, hea
     assert found == spec
     assert values.keys() == written.keys()
     assert all(np.array_equal(values[name], written[name]) for name in written)
+
+
+def test_a_point_that_rides_along_stays_out_of_the_folder(tmp_path: Path) -> None:
+    """PEFT would not know the name; the state of a running job keeps it."""
+    written = arrays(head=False)
+    folder.write(tmp_path, THUMBS, written | {POINT: np.ones(1, np.float32)})
+    assert folder.read(tmp_path)[1].keys() == written.keys()
+    with pytest.raises(EncodingError, match="not finite"):
+        folder.write(tmp_path / "b", THUMBS, written | {POINT: np.full(1, np.nan, np.float32)})
 
 
 def test_card_has_front_matter_notes_and_code(tmp_path: Path) -> None:

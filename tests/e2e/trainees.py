@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from secfed.aggregation import folder as folders
 from secfed.aggregation import registry
+from secfed.aggregation.strategy import POINT
 from secfed.cli.playground import Process
 from secfed.config import to_toml
 from secfed.config.job import DeadlineSection, JobFile, PrivacySection, TrainingSection
@@ -45,7 +46,17 @@ CLIP = 0.5
 NEVER_S = 120
 """Deadline of a phase that no test waits for: whoever is lost is lost because it was killed, seconds."""
 
-_WORDS = ["<pad>", "<unk>", *(f"w{number}" for number in range(60))]
+_WORDS = ["<pad>", "<unk>", "<eos>", *(f"w{number}" for number in range(60))]
+
+SIZE: dict[str, Any] = {
+    "vocab_size": len(_WORDS),
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+}
+"""Of a base model that trains in no time."""
 
 
 class Trainees(Loopback):
@@ -60,7 +71,7 @@ class Trainees(Loopback):
 
     def open(self, names: Sequence[str]) -> None:
         """A running federation of these sites, each with rows and a budget for many jobs."""
-        _make_model(self.models / "models" / "encoder")
+        self.make_model(self.models / "models")
         self.found()
         self.edit_aggregator(retain_uploads="true")
         self.enroll(names)
@@ -68,11 +79,22 @@ class Trainees(Loopback):
         for name in names:
             self.join_with_data(name, epsilon=1000.0)
 
+    def make_model(self, models: Path) -> None:
+        """Put the base model of the lessons where every site finds it."""
+        import transformers
+
+        config = transformers.BertConfig(**SIZE)
+        save_model(transformers.AutoModel, config, models / "encoder")
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Rows that no other site has."""
+        return [{"text": words(name, row, 3, 2 + row % 9), "label": LABELS[row % 2]} for row in range(ROWS)]
+
     def join_with_data(self, name: str, *, epsilon: float) -> None:
         """`secfed client join` of a site with rows, under a budget of this epsilon."""
         self.stage(name).mkdir(parents=True)
         data = self.site(name) / "rows.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in _rows(name)))
+        data.write_text("".join(json.dumps(row) + "\n" for row in self.rows(name)))
         self.join(
             name, "--data", str(data), "--unit", "record", "--public-n", str(ROWS), "--epsilon", str(epsilon),
             "--models", str(self.models),
@@ -211,16 +233,24 @@ class Trainees(Loopback):
         base = store.get(Digest(bytes.fromhex(found.manifest["base"])))
         strategy = registry.by_name(plan.training.strategy)
         expected = strategy.apply(base, plan.layout.unflatten(mean))
-        assert expected.keys() == found.arrays.keys()
-        assert all(np.array_equal(expected[name], found.arrays[name]) for name in expected)
+        kept = self.state(found)
+        assert expected.keys() == kept.keys() == found.arrays.keys() | (expected.keys() & {POINT})
+        assert all(np.array_equal(expected[name], kept[name]) for name in expected)
+        assert all(np.array_equal(expected[name], found.arrays[name]) for name in found.arrays)
         assert any(not np.array_equal(base[name], found.arrays[name]) for name in base)
+
+    def state(self, found: Round) -> Mapping[str, NDArray[Any]]:
+        """What the round after this one starts from: the adapter, and what rides along with it."""
+        store = AdapterStore(self.federation / "state" / "adapters", digest=adapter_digest)
+        return store.get(Digest(bytes.fromhex(found.manifest["result"])))
 
     def arrays(self, folder: Path) -> Mapping[str, NDArray[Any]]:
         """The adapter that was published in a round's folder."""
         return folders.read(folder)[1]
 
 
-def _make_model(place: Path) -> None:
+def save_model(kind: Any, config: Any, place: Path) -> None:
+    """A base model of random weights, and a tokenizer of made-up words."""
     import torch
     import transformers
     from tokenizers import Tokenizer
@@ -228,27 +258,14 @@ def _make_model(place: Path) -> None:
     from tokenizers.pre_tokenizers import Whitespace
 
     torch.manual_seed(7)
-    config = transformers.BertConfig(
-        vocab_size=len(_WORDS),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-    )
-    transformers.AutoModel.from_config(config).save_pretrained(place)
-    words = Tokenizer(WordLevel({word: index for index, word in enumerate(_WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = Whitespace()
+    kind.from_config(config).save_pretrained(place)
+    vocabulary = Tokenizer(WordLevel({word: index for index, word in enumerate(_WORDS)}, unk_token="<unk>"))
+    vocabulary.pre_tokenizer = Whitespace()
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>"
+        tokenizer_object=vocabulary, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>"
     ).save_pretrained(place)
 
 
-def _rows(name: str) -> list[dict[str, str]]:
-    """Rows that no other site has."""
-    start = sum(name.encode())
-    return [
-        {"text": " ".join(f"w{(start + 7 * row + 3 * word) % 60}" for word in range(2 + row % 9)),
-         "label": LABELS[row % 2]}
-        for row in range(ROWS)
-    ]  # fmt: skip
+def words(name: str, row: int, stride: int, count: int) -> str:
+    """A text of made-up words that a site's row has, and no other site's."""
+    return " ".join(f"w{(sum(name.encode()) + 7 * row + stride * word) % 60}" for word in range(count))

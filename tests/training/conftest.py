@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,8 @@ def train_spec(
 
     def make(kind: str, trainer: str | None = None, **changes: Any) -> TrainSpec:
         spec, place = spec_of(kind, trainer), base_folder(kind)
+        kto = changes.get("kto")
+        spec = replace(spec, point=kto is not None and kto.kl == "ride-along")
         fields: dict[str, Any] = {
             "trainer": spec.trainer,
             "strategy": "ffa",

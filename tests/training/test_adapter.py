@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -215,6 +216,7 @@ def tokenizer_folder(base_folder: Callable[..., Path], tmp_path: Path) -> Callab
         for name, value in changes.items():
             setattr(tokenizer, name, value)
         tokenizer.save_pretrained(tmp_path)
+        shutil.copy(base_folder("bert") / "config.json", tmp_path)
         return tmp_path
 
     return make
@@ -260,3 +262,21 @@ def test_a_tokenizer_without_the_token_to_pad_with_is_refused(
     for trainer in ("sft", "dpo", "kto"):
         with pytest.raises(ConfigError, match="no end-of-text token"):
             task_of(spec_of("llama", trainer), unended, 24)
+
+
+@pytest.mark.parametrize(("trainer", "kind"), [("classify", "bert"), ("sft", "llama"), ("dpo", "gpt2")])
+def test_a_tokenizer_with_more_ids_than_the_base_has_embeddings_is_refused(
+    trainer: str, kind: str, base_folder: Any, spec_of: Any, tmp_path: Path
+) -> None:
+    """The last id that has an embedding is fine, the next one is not, whether or not a row ever has it."""
+    place = shutil.copytree(base_folder(kind), tmp_path / "base")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    assert max(tokenizer.get_vocab().values()) == 63
+    task_of(spec_of(kind, trainer), place, 24)
+    tokenizer.add_tokens(["one-more"])
+    tokenizer.save_pretrained(place)
+    with pytest.raises(
+        ConfigError, match="'one-more' the id 64; the base has embeddings for 64 ids"
+    ) as refused:
+        task_of(spec_of(kind, trainer), place, 24)
+    assert "tokenizer" in refused.value.hint

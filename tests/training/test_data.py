@@ -70,6 +70,11 @@ def test_three_file_types_give_the_same_rows(tmp_path: Path, suffix: str) -> Non
             {"prompt": messages(ASKED), "chosen": messages(GOOD), "rejected": messages(BAD)},
         ),
         (
+            "dpo",
+            {"chosen": ASKED + GOOD, "rejected": ASKED + BAD},
+            {"chosen": messages(ASKED + GOOD), "rejected": messages(ASKED + BAD)},
+        ),
+        (
             "kto",
             {"prompt": "p", "completion": "c", "label": False},
             {"prompt": "p", "completion": "c", "label": False},
@@ -230,15 +235,26 @@ def test_keys_that_a_reader_filled_with_nothing_are_no_part_of_a_message(
 
 @pytest.mark.parametrize(
     ("person", "what"),
-    [(None, "no value"), ("", "no value"), (" ", "blank"), (1.5, "float"), (True, "bool"), ([1], "list")],
+    [
+        ({}, "no value"),
+        ({"who": None}, "no value"),
+        ({"who": ""}, "no value"),
+        ({"who": " "}, "blank"),
+        ({"who": 1.5}, "float"),
+        ({"who": True}, "bool"),
+        ({"who": [1]}, "list"),
+    ],
 )
+@pytest.mark.parametrize("trainer", ["classify", "sft", "dpo", "kto"])
 def test_a_person_that_is_missing_or_mistyped_is_named(
-    tmp_path: Path, write_rows: Callable[..., Path], person: object, what: str
+    tmp_path: Path, write_rows: Callable[..., Path], trainer: Any, person: dict[str, Any], what: str
 ) -> None:
-    row = {"text": "a", "label": "x"}
-    path = write_rows([{**row, "who": 7}, {**row, "who": person}])
-    with pytest.raises(DataError, match=f"row 2, column 'who': {what}"):
-        load(path, CLASSIFY, scratch=tmp_path, unit="who")
+    """By file, row and column, whichever trainer reads the rows; the value itself is not told."""
+    row = {name: True if kinds == ("bool",) else "a" for name, kinds in FORMATS[trainer][-1].items()}
+    path = write_rows([{**row, "who": 7}, {**row, **person}])
+    with pytest.raises(DataError) as refused:
+        load(path, FORMATS[trainer], scratch=tmp_path, unit="who")
+    assert str(refused.value).startswith(f"{path}: row 2, column 'who': {what}")
 
 
 def test_missing_file_and_missing_person(tmp_path: Path) -> None:
@@ -246,7 +262,7 @@ def test_missing_file_and_missing_person(tmp_path: Path) -> None:
         load(tmp_path / "none.csv", CLASSIFY, scratch=tmp_path)
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a", "label": "x"}\n')
-    with pytest.raises(DataError, match="'patient'"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: no column 'patient'"):
         load(path, CLASSIFY, scratch=tmp_path, unit="patient")
     with pytest.raises(DataError, match="persons"):
         group(load(path, CLASSIFY, scratch=tmp_path), "person", 2, KEY)
@@ -341,7 +357,7 @@ def test_a_blank_value_is_refused_whichever_columns_are_asked_for(
         with pytest.raises(DataError, match=f"row 2, column '{column}': blank text"):
             load(path, FORMATS[trainer], scratch=tmp_path)
     good = load(write_rows([row]), FORMATS[trainer], scratch=tmp_path)
-    assert set(good.rows[0]) == set(FORMATS[trainer][-1])
+    assert set(good.rows[0]) == set(FORMATS[trainer][0 if trainer == "dpo" else -1])
 
 
 def test_every_label_outside_the_plan_is_listed(

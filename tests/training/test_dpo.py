@@ -71,6 +71,20 @@ def test_a_pair_that_cannot_be_learnt_from_has_no_gradient(model: AdapterModel, 
         assert any(parameter.grad.any() for parameter in parameters.values())
 
 
+@pytest.mark.parametrize("chat", [False, True], ids=["texts", "chat"])
+def test_a_prompt_at_the_beginning_of_both_responses_is_a_prompt(
+    task: Pairs, rows_for: Callable[..., Any], as_chat: Any, chat: bool
+) -> None:
+    """The same tokens, targets and loss as with a column of prompts; `check` says nothing against it."""
+    for row in rows_for("llama", 9, trainer="dpo"):
+        stated = row | {"chosen": f"<unk> {row['chosen']}"}  # texts part at the beginning of a word
+        whole = as_chat(stated) if chat else stated
+        between = () if chat else " "
+        implied = {side: whole["prompt"] + between + whole[side] for side in ("chosen", "rejected")}
+        task.check(implied)
+        assert task.example(implied) == task.example(whole)
+
+
 def test_reward_accuracy_counts_pairs_and_half_of_ties(
     model: AdapterModel, task: Pairs, rows_for: Callable[..., Any]
 ) -> None:

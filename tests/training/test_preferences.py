@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from secfed.errors import ConfigError, DataError
 from secfed.training.data import Table
-from secfed.training.preferences import MODES, Feedback, Mode, Spread, feedback, redistribute
+from secfed.training.modes import MODES, Mode
+from secfed.training.preferences import Feedback, Spread, feedback, redistribute
 from secfed.training.rows import Message, Row, Value
 
 sizes = st.lists(st.integers(1, 12), min_size=2, max_size=5)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import numpy as np
+import torch
 
 from secfed.aggregation.initial import initial_adapter
 from secfed.aggregation.registry import by_name
 from secfed.aggregation.spec import AdapterSpec
+from secfed.aggregation.strategy import NamedArrays
 from secfed.rounds.plan import BaseModelSpec, DpSpec, LoraSpec, TrainSpec
 from secfed.training.adapter import schema
 from secfed.training.assets import MINILM_ID, SMOLLM2_ID
-from secfed.training.data import load
-from secfed.training.evaluate import Evaluator
+from secfed.training.data import Table, load
 from secfed.training.models import weights_sha256
 from secfed.training.rows import FORMATS
 from secfed.training.spec import update_bound
@@ -43,20 +45,21 @@ def section(spec: AdapterSpec, folder: Path, *, steps: int, rate: str, length: i
 def test_minilm_learns_from_movie_sentences_under_dp(
     cache: Path, real_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Four steps of about 64 at sigma 0.75: clearly above the untrained head (chance) on 200 public rows.
+    """Five steps of about 64 at sigma 0.3: the loss on 200 public rows falls, by about 7 standard deviations.
 
-    At an accuracy of .5 the threshold of .6 would be reached in 3 of 1000 runs; trained, it is near .7.
+    In runs of this test it fell by .033 to .041; an adapter that learnt nothing keeps it where it was.
     """
-    lines = (cache / "data/movies.jsonl").read_text().splitlines()[:2200]
+    lines = (cache / "data/movies.jsonl").read_text().splitlines()
+    Random(7).shuffle(lines)  # the file is sorted by rating
     (tmp_path / "site.jsonl").write_text("\n".join(lines[:2000]))
-    (tmp_path / "public.jsonl").write_text("\n".join(lines[2000:]))
+    (tmp_path / "public.jsonl").write_text("\n".join(lines[2000:2200]))
     folder = real_model(MINILM_ID)
     spec = AdapterSpec(MINILM_ID, "main", "classify", ("query", "value"), 8, 16, ("negative", "positive"))
-    train = section(spec, folder, steps=4, rate="0.01", length=48)
+    train = section(spec, folder, steps=5, rate="0.005", length=32)
     dp = DpSpec(
         unit="record",
         sampling_num=2**64 * 64 // 2000,
-        noise_multiplier="0.75",
+        noise_multiplier="0.3",
         clip="1.0",
         nominal_units=2000,
         delta="0.00001",
@@ -68,15 +71,27 @@ def test_minilm_learns_from_movie_sentences_under_dp(
     update = site.run(base, bound=bound)
     assert update.saturated == 0  # Adam cannot pass the bound
     public = load(tmp_path / "public.jsonl", FORMATS["classify"], scratch=tmp_path)
-    metric = Evaluator(site.model, site.task, public).measure(by_name("ffa").apply(base, update.arrays))
-    assert metric.value >= 0.6
+    trained = by_name("ffa").apply(base, update.arrays)
+    assert _loss(site, public, trained) < _loss(site, public, base) - 0.01
+
+
+def _loss(site: LocalTrainer, table: Table, adapter: NamedArrays) -> float:
+    """Mean loss of a table's rows."""
+    site.model.load(adapter)
+    examples = [site.task.example(row) for row in table.rows]
+    with torch.no_grad():
+        parts = [
+            site.task.losses(site.model.module, site.task.collate(examples[start : start + 50]))
+            for start in range(0, len(examples), 50)
+        ]
+    return float(torch.cat(parts).mean())
 
 
 def test_smollm2_trains_with_persons_as_units(
     cache: Path, real_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Two steps over a few participants' replies: the adapter moves, and stays finite."""
-    rows = [json.loads(line) for line in (cache / "data/chitchat.jsonl").read_text().splitlines()[:40]]
+    rows = [json.loads(line) for line in (cache / "data/chitchat.jsonl").read_text().splitlines()[:24]]
     (tmp_path / "site.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     folder = real_model(SMOLLM2_ID)
     spec = AdapterSpec(SMOLLM2_ID, "main", "sft", ("q_proj", "v_proj"), 2, 4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from secfed.aggregation.strategy import POINT
 from secfed.crypto.labels import Label
+from secfed.rounds.plan import KtoSpec, PublicPair
 from secfed.training.adapter import AdapterModel, build, task_of
 from secfed.training.dpsgd import SecretNoiseOptimizer, accumulate, per_record_gradients
 from secfed.training.random import Stream
@@ -22,8 +26,17 @@ from secfed.training.sft import Completions
 from secfed.training.task import IGNORED, Example, Task
 
 TRAINERS = ("sft", "dpo", "kto", "classify")
+RIDE_ALONG = "kto, ride-along"
+"""`kto` with its reference point among the coordinates that are clipped."""
+
 KINDS = ("llama", "gpt2")
 ROWS = 40
+PUBLIC = tuple(PublicPair(prompt="w1", completion=f"w{number} w5 w{2 * number}") for number in (11, 17, 23))
+"""Public completions that stand beside private prompts."""
+
+FAR = np.full(1, 1.01, dtype=np.float32)
+"""A point so far from every record that all pull with the whole share of C that is the point's."""
+
 TRIALS = 200
 """Changes on each of the two models: in all, 200 of a unit's presence and 200 exchanges a trainer."""
 
@@ -42,7 +55,10 @@ class Bench:
             optimizer = SecretNoiseOptimizer(
                 torch.optim.SGD(parameters.values()),
                 noise_multiplier=1.0, clip=clip, batch=1.0, noise=Stream(Label.STREAM_NOISE),
+                point=None if self.model.point is None else self.model.point.value,
             )  # fmt: skip
+            if self.model.point is not None:
+                self.model.point.scale(bound=1.0, clip=clip)
 
             def clipped_sum(units: Sequence[Sequence[int]], micro_batch: int) -> np.ndarray:
                 optimizer.zero_grad()
@@ -51,9 +67,10 @@ class Bench:
 
             yield clipped_sum
 
-    def single_gradient(self, record: int) -> np.ndarray:
+    def single_gradient(self, record: int, *, point: bool = True) -> np.ndarray:
         """One record's gradient by an ordinary backward pass of its own, flat, float64."""
-        with self.model.trainable(self.names) as parameters:
+        names = [name for name in self.names if point or name != POINT]
+        with self.model.trainable(names) as parameters:
             batch = self.task.collate([self.examples[record]])
             loss = self.task.losses(self.model.module, batch).sum()
             parts = torch.autograd.grad(loss, list(parameters.values()))
@@ -73,19 +90,24 @@ def bench(
 
     def make(trainer: str, kind: str) -> Bench:
         if (trainer, kind) not in made:
-            plan, spec = train_spec(kind, trainer, strategy="fedavg"), spec_of(kind, trainer)
+            rides, name = trainer == RIDE_ALONG, trainer.partition(",")[0]
+            loss = KtoSpec(kl="ride-along", kl_pairs=PUBLIC) if rides else KtoSpec(kl_value="0.5")
+            plan = train_spec(kind, name, strategy="fedavg", **({"kto": loss} if name == "kto" else {}))
+            spec = replace(spec_of(kind, name), point=rides)
             model = build(spec, base_folder(kind), device="cpu")
             model.load(first_adapter(plan))
             task = task_of(spec, base_folder(kind), plan.max_length, plan.preference)
-            rows = rows_for(kind, ROWS, trainer=trainer)
+            task.begin(model.module)
+            if rides:
+                model.load(model.arrays() | {POINT: FAR})
+            rows = rows_for(kind, ROWS, trainer=name)
             made[trainer, kind] = Bench(model, task, rows, trained_names(plan))
         return made[trainer, kind]
 
     return make
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize(("trainer", "kind"), [*product(TRAINERS, KINDS), (RIDE_ALONG, "llama")])
 def test_norms_equal_a_loop_of_single_passes(bench: Callable[..., Bench], trainer: str, kind: str) -> None:
     """Per record in a padded batch, to 1e-5; a pair's two responses are one gradient."""
     here = bench(trainer, kind)
@@ -115,9 +137,9 @@ def walk(here: Bench, trials: int, chance: random.Random, share: float = 0.5) ->
 
     Steps by turns take a unit of one or two records out or add one, and exchange one for another; each
     compares the sum with the one before, under micro-batches of random size. C is this share of the
-    median norm.
+    median norm of the adapter's gradients.
     """
-    norms = [np.linalg.norm(here.single_gradient(record)) for record in range(ROWS)]
+    norms = [np.linalg.norm(here.single_gradient(record, point=False)) for record in range(ROWS)]
     clip = share * float(np.median(norms))
 
     def unit() -> tuple[int, ...]:
@@ -141,8 +163,7 @@ def walk(here: Bench, trials: int, chance: random.Random, share: float = 0.5) ->
     return moved
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize(("trainer", "kind"), [*product(TRAINERS, KINDS), (RIDE_ALONG, "llama")])
 def test_one_unit_moves_the_sum_by_at_most_its_bound(
     bench: Callable[..., Bench], trainer: str, kind: str
 ) -> None:

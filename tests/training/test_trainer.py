@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from scipy import stats
 from secfed.aggregation.registry import by_name
 from secfed.errors import ConfigError, DataError, PolicyRefusedError, SecfedError
 from secfed.privacy.events import NonPrivate, PoissonGaussian
+from secfed.rounds.contribution import encode
 from secfed.rounds.plan import Deadlines, JobPlan, KtoSpec, PublicPair, RoundPlan
+from secfed.rounds.proposal import vector_words
 from secfed.training import trainer as trainer_module
 from secfed.training.adapter import positions, task_of
 from secfed.training.contributor import SiteSettings, TrainingContributor
@@ -97,16 +101,22 @@ def test_sigma_is_recovered_from_the_contribution(
 def test_one_row_more_changes_no_number_of_the_plan(
     train_spec: Any, dp_spec: Any, make_trainer: Any, start: Any
 ) -> None:
-    """q, steps, B and event of n and n + 1 rows are the same; so is the noise's scale at the parameters."""
+    """q, steps, B and event of n and n + 1 rows are the same, and so is all that is sent but its values:
+    names, shapes and words; so is the noise's scale at the parameters.
+    """
     train = train_spec("bert", optimizer="sgd", learning_rate="1.0", steps=1)
     dp = dp_spec(clip="0.0001", noise_multiplier="1000")  # all noise, of 0.1
-    spreads, events = [], []
+    plan = plan_of(train, dp)
+    spreads, events, sent = [], [], []
     for rows in (24, 25):
-        update = make_trainer("bert", train, dp, rows=rows).run(start(train))
+        update = make_trainer("bert", train, dp, rows=rows).run(start(train), bound=float(plan.bound))
+        words = encode(plan, update).words
+        sent.append(({name: value.shape for name, value in update.arrays.items()}, words.nbytes))
+        assert words.size == vector_words(plan)
         values = np.concatenate([value.ravel() for value in update.arrays.values()]).astype(np.float64)
         spreads.append((values**2).mean() * dp.batch**2 / 0.01)
         events.append(update.event)
-    assert events[0] == events[1]
+    assert (events[0], sent[0]) == (events[1], sent[1])
     assert all(abs(spread - 1) < 6.2 * (2 / values.size) ** 0.5 for spread in spreads)
 
 
@@ -290,7 +300,8 @@ def test_preferences_are_contributed_with_persons_as_units(
         == here.planned_event(plan)
         == PoissonGaussian(2**63, "1.0", 2, "add-remove", "person", 3)
     )
-    with pytest.raises(DataError, match="no column 'prompt'"):
+    missing = "chosen" if trainer == "dpo" else "prompt"
+    with pytest.raises(DataError, match=f"no column '{missing}'"):
         site("bert", "llama", unit="person").check(plan)
 
 
@@ -318,6 +329,20 @@ def test_what_does_not_fit_is_refused_before_training(train_spec: Any, dp_spec: 
     vector = plan_of(train, None, kind="vector", training=None, shapes={"x": (1,)})
     with pytest.raises(ConfigError, match="trains nothing"):
         site("bert").planned_event(vector)
+
+
+def test_a_tokenizer_beyond_the_bases_embeddings_is_refused_before_a_charge(
+    train_spec: Any, dp_spec: Any, site: Any, base_folder: Any, tmp_path: Path
+) -> None:
+    """`check` is what stands before the reservation."""
+    place = shutil.copytree(base_folder("llama"), tmp_path / "base")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    tokenizer.add_tokens(["one-more"])
+    tokenizer.save_pretrained(place)
+    here = site("llama", trainer="sft")
+    here._settings = replace(here._settings, model_folder=lambda _: place)
+    with pytest.raises(ConfigError, match="one-more"):
+        here.check(plan_of(train_spec("llama"), dp_spec()))
 
 
 @pytest.mark.parametrize("dp", [True, False])

@@ -124,6 +124,24 @@ def test_dpo_loss_is_trls(
     assert mine == pytest.approx(theirs, rel=1e-5)
 
 
+@pytest.mark.parametrize("chat", [False, True], ids=["texts", "chat"])
+def test_dpo_loss_of_pairs_whose_prompt_stands_in_their_responses_is_trls(
+    losses: Callable[..., Any], rows_for: Callable[..., Any], as_chat: Any, chat: bool
+) -> None:
+    rows: list[Row] = []
+    for row in rows_for("llama", BATCH, trainer="dpo"):
+        said = as_chat(row)
+        if chat:
+            rows.append({side: said["prompt"] + said[side] for side in ("chosen", "rejected")})
+        else:  # texts part at the beginning of a word
+            start = row["prompt"]
+            rows.append(
+                {"chosen": f"{start} <unk> {row['chosen']}", "rejected": f"{start} {row['rejected']}"}
+            )
+    mine, theirs = losses("llama", "dpo", rows, {"loss_type": ["sigmoid"], "beta": 0.7}, DpoSpec(beta="0.7"))
+    assert mine == pytest.approx(theirs, rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("chat", [False, True], ids=["texts", "chat"])
 def test_kto_loss_is_trls(
