@@ -11,9 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from secfed.errors import ConfigError, EncodingError, LedgerError, PeerError, RoundAbortedError
+from secfed.errors import (
+    AuthenticationError,
+    ConfigError,
+    EncodingError,
+    LedgerError,
+    PeerError,
+    RoundAbortedError,
+)
 from secfed.identity.signed import Signed
-from secfed.ids import ClientId, Digest, JobId
+from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
 from secfed.rounds import standing
 from secfed.rounds.attempt import Upload, params_for, upload_name
 from secfed.rounds.exchange import (
@@ -88,6 +95,7 @@ class AggregatorRounds:
         self._presence = Presence()
         self._notices: Notices = {}
         self._said: dict[ClientId, Said] = {}
+        self._states: dict[tuple[ClientId, bytes], Digest] = {}
         self._results = Results(house, self._book)
         self._working = False
         self._open = self._take_up()
@@ -109,18 +117,24 @@ class AggregatorRounds:
         """A call of this site ends; `broken` if the other side cut it off."""
         self._presence.leave(site, self._house.clock.monotonic(), broken=broken)
 
-    def hear(self, site: ClientId, said: Said, *, ledger: Head | None = None) -> bool:
+    def hear(
+        self, site: ClientId, said: Said, *, ledger: Head | None = None, state: Digest = NO_DIGEST
+    ) -> bool:
         """One client says where it stands, answers, or refuses.
 
         Args:
             ledger: Head of its ledger, as its hello had it.
+            state: Name of the state that it takes part with; zero where it says none.
 
         Returns:
             Whether this was its last word on a round, after which it may want to leave.
 
         Raises:
+            AuthenticationError: Its key has served with another state, or with one where it names none.
+                Whoever has that one goes on.
             LedgerError: Its ledger is behind what was seen of it before.
         """
+        self._check_state(site, state)
         self._presence.seen(site, self._house.clock.monotonic())
         if isinstance(said, Ready) and ledger is not None and ledger.count and said.job in self._book.jobs:
             self._check_ledger(self._book.jobs[said.job], site, ledger)
@@ -184,6 +198,20 @@ class AggregatorRounds:
     def awaiting(self) -> str:
         """What the open round waits for; empty if there is none."""
         return "" if self._open is None else standing.awaited(self._open, self._house.clock.monotonic())
+
+    def _check_state(self, site: ClientId, state: Digest) -> None:
+        """One key, one state: what must not be done twice is known to that one alone."""
+        key = self._house.clients().get(site)
+        if key is None or self._states.get((site, key)) == state:
+            return
+        if not self._book.serves_with(site, key, state):
+            self._changes.note("another_state", site=site)
+            raise AuthenticationError(
+                f"the key of {site} has served with another state than this client's",
+                hint="A key serves one client. If the first one's state is lost, make a new key with "
+                "`secfed keys rotate` and have it enrolled (`secfed enroll --rotate`).",
+            )
+        self._states[site, key] = state
 
     def _check_ledger(self, job: Job, site: ClientId, ledger: Head) -> None:
         try:

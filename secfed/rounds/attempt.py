@@ -262,6 +262,9 @@ class LiveAttempt:
         except PeerError as error:
             self.lose(site, str(error))
             raise
+        for dealer in masked.complaints:
+            named = self.session.site(dealer)
+            self._house.observer.note("bad_share", job=self.session.manifest.job, site=site, dealer=named)
         self._progress.setdefault(member, self._house.clock.monotonic())  # to begin again is no progress
         name = upload_name(self.h, member)
         self._house.spool.discard(name)  # whole, but its end was never heard: it comes again
@@ -288,6 +291,11 @@ class LiveAttempt:
         self._follow()
 
     # -- time ----------------------------------------------------------------------------------
+
+    @property
+    def entered(self) -> float:
+        """When this phase began, monotonic seconds."""
+        return self._entered
 
     @property
     def deadline(self) -> float:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from secfed.crypto.labels import Label
-from secfed.errors import DecisionConflictError, NetworkError, SecfedError, StorageError
+from secfed.errors import DecisionConflictError, NetworkError, PeerError, SecfedError, StorageError
 from secfed.identity import signed
 from secfed.identity.roles import Role
 from secfed.identity.signed import Signed
-from secfed.ids import Digest, JobId
+from secfed.ids import Digest, JobId, RoundId
 from secfed.rounds.admission import Admission, Held, Site
 from secfed.rounds.exchange import Answer, Ask, Declined, Offer, Present, Ready, Refused, Said, Told, Wait
-from secfed.secagg.client import ClientSession
+from secfed.secagg.client import ClientSession, accept_outcome
 from secfed.secagg.messages import MaskedUpdate, OpenAttempt, Outcome, OutcomeNotice
 from secfed.secagg.record import ClientRecord
 from secfed.secagg.states import Membership
@@ -104,6 +104,40 @@ class ClientRounds:
                 return self._consider(told)
             case Ask():
                 return self._answer(told)
+
+    # -- rounds that ended while this site was away --------------------------------------------
+
+    @property
+    def leftovers(self) -> tuple[RoundId, ...]:
+        """Rounds, other than the one in hand, whose contribution lies here and whose end was not heard."""
+        held = None if self._held is None else self._held.round_id
+        return tuple(each for each in self._site.contributions.rounds() if each != held)
+
+    def bury(self, leftover: RoundId, notice: OutcomeNotice) -> bool:
+        """Close such a round by its signed end, held to what was signed here, and delete its contribution.
+
+        Returns:
+            Whether this site's vector is in a published sum.
+
+        Raises:
+            PeerError: The outcome is not the aggregator's, is of another round, or contradicts what was
+                signed or decided here; nothing is closed or deleted then.
+            StorageError: It cannot be made durable.
+        """
+        outcome = self._verified(notice)
+        if outcome.round_id != leftover:
+            raise PeerError(
+                f"the end of round {leftover} was asked for, and that of {outcome.round_id} was told"
+            )
+        try:
+            if self._without_us(leftover, notice, outcome):
+                self._record.close(leftover, published=outcome.published)
+            else:
+                accept_outcome(self._membership(None), leftover, notice.attempt, outcome)
+        except DecisionConflictError as conflict:
+            raise PeerError(_DECIDED_OTHERWISE) from conflict
+        self._site.contributions.discard(leftover.job, up_to=leftover.round)
+        return outcome.published and self._site.name in outcome.survivors
 
     # -- an offered round ----------------------------------------------------------------------
 
@@ -192,7 +226,7 @@ class ClientRounds:
         outcome, ours = self._verified(notice), held.round_id
         if outcome.round_id != ours:
             return self._countersign(notice)  # of an earlier round, come twice; or refused there
-        if self._record.opened(ours, notice.attempt) is None and self._site.name not in outcome.survivors:
+        if self._without_us(ours, notice, outcome):
             self._session.withdraw()
             self._record.close(ours, published=outcome.published)
             said: Said = Present(self._site.only or "")
@@ -202,6 +236,11 @@ class ClientRounds:
         self._site.contributions.discard(ours.job, up_to=ours.round)
         self._conclude(held, outcome)
         return said
+
+    def _without_us(self, round_id: RoundId, notice: OutcomeNotice, outcome: Outcome) -> bool:
+        """Whether a round ended in an attempt that this site was not in, nor is said to have been."""
+        opened = self._record.opened(round_id, notice.attempt) is not None
+        return not opened and self._site.name not in outcome.survivors
 
     def _countersign(self, notice: OutcomeNotice) -> Said:
         reply = self._session.receive(notice)

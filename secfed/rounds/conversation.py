@@ -19,8 +19,9 @@ from secfed.errors import (
     SecfedError,
     StorageError,
 )
+from secfed.ids import JobId
 from secfed.rounds.client import ClientRounds, RoundEnd, Upload
-from secfed.rounds.exchange import Said, Told, Wait
+from secfed.rounds.exchange import Declined, Said, Told, Wait
 from secfed.rounds.ports import Link
 
 __all__ = ["Awaited", "DeclinedRound", "Fact", "Setback", "take_part"]
@@ -46,6 +47,7 @@ class DeclinedRound:
     """
 
     reason: SecfedError
+    job: JobId
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +91,13 @@ def take_part(rounds: ClientRounds, link: Link, sleep: Callable[[float], None]) 
             saying = rounds.standing
             continue
         pause = PAUSE_FIRST_S
-        if isinstance(rounds.refusal, BudgetExceededError | PolicyRefusedError):
-            due = DeclinedRound(rounds.refusal)
-        elif rounds.refusal is not None:
-            yield DeclinedRound(rounds.refusal)
-        elif isinstance(told, Wait):
-            yield Awaited(told.what, told.remaining_s)
+        match saying, rounds.refusal:
+            case Declined(job), BudgetExceededError() | PolicyRefusedError() as decision:
+                due = DeclinedRound(decision, job)
+            case Declined(job), SecfedError() as reason:
+                yield DeclinedRound(reason, job)
+            case _ if isinstance(told, Wait):
+                yield Awaited(told.what, told.remaining_s)
 
 
 def _say(link: Link, saying: Said | Upload) -> Told | SecfedError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secfed.ids import ClientId, Digest, FederationId, JobId
+from secfed.ids import NO_DIGEST, ClientId, Digest, FederationId, JobId
 from secfed.secagg.messages import Reply, Request
 
 __all__ = [
@@ -47,6 +47,7 @@ class Hello:
         ledger_entries: Number of entries up to that head.
         peer: Digest of the certificate that the caller saw on the other side.
         start: What the aggregator drew at its start: a hello of before is worth nothing after.
+        state: Name of the state directory that a client takes part with; zero for who keeps none.
     """
 
     protocol: int
@@ -61,6 +62,7 @@ class Hello:
     ledger_entries: int
     peer: Digest
     start: Digest
+    state: Digest = NO_DIGEST
 
 
 # -- the client says ---------------------------------------------------------------------------

@@ -264,6 +264,17 @@ class JobBook:
             raise StorageError("the roster of an attempt under way is missing")
         return text
 
+    def serves_with(self, site: ClientId, key: bytes, state: Digest) -> bool:
+        """Keep the first state that a site's identity key serves with; whether it is this one.
+
+        A key of which no state is kept serves without one too: zero names none, and is not kept.
+        """
+        where = f"state/{site}/{key.hex()}"
+        known = self._decisions.get(where)
+        if known is None and state != NO_DIGEST:
+            self._decisions.put(where, state)
+        return known in (None, state)
+
     def ledger_head(self, job: Job, site: ClientId, entries: int, head: Digest) -> None:
         """Keep a site's ledger head, and refuse one that is behind or beside what was seen.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from secfed.errors import RosterError
 from secfed.identity import roster as rosters
 from secfed.identity.roster import Roster, RosterPin
 from secfed.secagg.record import Decisions
@@ -37,7 +38,10 @@ class RosterKeeper:
         self._path, self._key, self._decisions = path, roster_key, decisions
         with files.storage_errors(path):
             data = path.read_bytes()
-        fresh = rosters.verify(data, roster_key)
+        try:
+            fresh = rosters.verify(data, roster_key)
+        except RosterError as problem:
+            raise RosterError(f"{path}: {problem}") from problem
         stored = [] if decisions is None else decisions.scan(_PREFIX)
         self._last = RosterPin.from_text(stored[-1][1]) if stored else RosterPin.of(fresh)
         self._current = self._take(fresh)
@@ -57,6 +61,19 @@ class RosterKeeper:
         if fresh.digest != self._current.digest:
             self._last.check_successor(fresh)
             files.replace(self._path, fresh.text, mode=PUBLIC_MODE)
+            self._current = self._take(fresh)
+        return self._current
+
+    def follow(self, data: bytes) -> Roster:
+        """Go by a roster that somebody else put into this keeper's file; the pin is durable on return.
+
+        Nothing is written there: a newer one may have come since `data` was read, and must not be lost.
+
+        Raises:
+            RosterError: As `accept`.
+        """
+        fresh = rosters.verify(data, self._key)
+        if fresh.digest != self._current.digest:
             self._current = self._take(fresh)
         return self._current
 

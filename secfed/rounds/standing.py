@@ -79,16 +79,16 @@ def _members(round_: OpenRound, now: float) -> tuple[MemberState, ...]:
     lost = {} if live is None else {item.site: item.reason for item in live.session.lost}
     members = []
     for site, seat in sorted(round_.seats.items()):
-        word = seat.state.value
+        word, since = seat.state.value, seat.since
         if site in dropped:
             word = f"dropped: {dropped[site]}"
         elif site in lost:
             word = f"in the sum, lost after the freeze: {lost[site]}"
         elif live is not None and site in pending:
-            word = f"{live.session.phase.value}: awaited"
+            word, since = f"{live.session.phase.value}: awaited", live.entered
         elif live is not None and site in live.cohort:
-            word = f"{live.session.phase.value}: done"
-        members.append(MemberState(site, word, max(0, int(now - seat.since))))
+            word, since = f"{live.session.phase.value}: done", live.entered
+        members.append(MemberState(site, word, max(0, int(now - since))))
     return tuple(members)
 
 

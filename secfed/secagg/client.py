@@ -49,7 +49,7 @@ from secfed.secagg.states import (
     attempt_of,
 )
 
-__all__ = ["ClientSession"]
+__all__ = ["ClientSession", "accept_outcome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class ClientSession:
         self._forget()
 
     def _conclude(self, request: OutcomeNotice) -> SignedReply:
-        """Check the outcome against what was signed here, store it, and countersign."""
+        """Accept the end of the round on offer, and countersign it."""
         if self._offer is None:
             raise UnexpectedMessageError("an outcome came for a round that this site did not offer for")
         us, terms, _ = self._offer
@@ -161,15 +161,7 @@ class ClientSession:
         outcome = us.codec.decode(Outcome, statement)
         if outcome.round_id != round_id:
             raise PeerError("the outcome is of another round than the one on offer here")
-        attempt = us.record.opened(round_id, h)
-        if attempt is None:
-            raise UnexpectedMessageError(
-                "an outcome came for an attempt that this site never opened in the round"
-            )
-        if outcome.published:
-            _check_outcome(us, round_id, attempt, h, outcome)
-            us.record.store_transcript(round_id.job, round_id.round, outcome.transcript)
-        us.record.close(round_id, published=outcome.published)
+        accept_outcome(us, round_id, h, outcome)
         live = attempt_of(self._state)
         if live is not None and live.manifest.round_id == round_id:
             self._forget()
@@ -179,6 +171,29 @@ class ClientSession:
                 us.key, Label.SIGN_COUNTERSIGN, context=h, sender=us.site, recipient=None, statement=body
             )
         )
+
+
+def accept_outcome(us: Membership, round_id: RoundId, h: Digest, outcome: Outcome) -> None:
+    """Check a round's end against what was signed here, restarts included, and make it durable.
+
+    Args:
+        h: Of the attempt in which it ended.
+        outcome: What the aggregator signed for it; the signature is the caller's to check.
+
+    Raises:
+        PeerError: It contradicts what was signed here, or this site never opened that attempt.
+        DecisionConflictError: Another end or transcript of the round is stored here.
+        StorageError: It cannot be made durable.
+    """
+    attempt = us.record.opened(round_id, h)
+    if attempt is None:
+        raise UnexpectedMessageError(
+            "an outcome came for an attempt that this site never opened in the round"
+        )
+    if outcome.published:
+        _check_outcome(us, round_id, attempt, h, outcome)
+        us.record.store_transcript(round_id.job, round_id.round, outcome.transcript)
+    us.record.close(round_id, published=outcome.published)
 
 
 def _advance(state: State, request: Request) -> tuple[State, Reply]:
@@ -230,7 +245,7 @@ def _agreed(stored: Digest | None, claimed: Digest) -> Digest:
 
 
 def _check_outcome(us: Membership, round_id: RoundId, attempt: int, h: Digest, outcome: Outcome) -> None:
-    """A published outcome must be over the survivors and the transcript signed here, restarts included."""
+    """A published outcome must be over the survivors and the transcript signed here."""
     left = next((left for left in us.record.left(round_id) if left.attempt == attempt), None)
     if left is None:
         if us.site in outcome.survivors:

@@ -11,8 +11,9 @@ The digest and signature functions are arguments: this module gives them no mean
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import BinaryIO, NoReturn
 
@@ -172,7 +173,10 @@ def _members(line: bytes) -> tuple[int, str, Mapping[str, Json]]:
 
 @dataclass(slots=True)
 class Scan:
-    """Walks the lines; `head` and `end` tell how far they are sound, `tail` what follows the last newline."""
+    """Walks the lines; `head` and `end` tell how far they are sound, `tail` what follows the last newline.
+
+    `hashed` takes in the very bytes that were judged sound, so nobody needs to read them from the disk again.
+    """
 
     file: BinaryIO
     chain: Chain
@@ -180,6 +184,7 @@ class Scan:
     head: Head = EMPTY
     end: int = 0
     tail: bytes = b""
+    hashed: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def __iter__(self) -> Iterator[Entry]:
         line = self._next_line(0)
@@ -188,6 +193,7 @@ class Scan:
             entry = self.chain.read(line[:-1], self.head, following.removesuffix(b"\n"))
             self.head = Head(entry.seq + 1, entry.digest)
             self.end += len(line)
+            self.hashed.update(line)
             yield entry
             line = following
         if len(line) > MAX_LINE_BYTES:

@@ -2,18 +2,20 @@
 
 A decision is a key and the exact bytes that were decided under it. Writing the same bytes
 again is fine (a restart asks the identical thing); other bytes are refused for good. SQLite
-in WAL mode with synchronous=FULL syncs every commit before `put` returns. A lock file beside
-the database turns a second process away, because two processes could each hold the other's
-premise for true.
+in WAL mode with synchronous=FULL syncs every commit before `put` returns. SQLite does not notice
+a byte that changed within a value, so each row carries a digest, checked at opening and whenever
+the row is read. A lock file beside the database turns a second process away, because two
+processes could each hold the other's premise for true.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,14 +33,27 @@ from secfed.store.files import (
 
 __all__ = ["DecisionStore"]
 
-_FORMAT = 1
+_FORMAT = 2
 """`user_version` of the database: which tables it holds."""
+
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE decision (key TEXT PRIMARY KEY, value BLOB NOT NULL, digest BLOB NOT NULL) STRICT, WITHOUT ROWID;
+PRAGMA user_version = {_FORMAT};
+COMMIT;
+"""
 
 _KEY = re.compile(r"[!-~]{1,400}")
 """Printable ASCII without spaces, so that a key reads the same in a log, and sorts as its bytes."""
 
 _MAX_VALUE_BYTES = 64 << 20
 """Far above a signed manifest of 10 000 members, and below what SQLite holds."""
+
+_REMEDY = (
+    "Check the disk. If the file is damaged, never restore a state from a backup: what was decided since "
+    "would be decided again. Rotate the key (`secfed keys rotate`), see keys/README.md."
+)
+"""An older copy is as whole as the lost file, and has forgotten the newest decisions."""
 
 
 class DecisionStore:
@@ -49,8 +64,8 @@ class DecisionStore:
         barrier: See the package.
 
     Raises:
-        StorageError: The file is damaged, of another format, or cannot be used, or others may write to its
-            directory and so exchange it.
+        StorageError: The file is damaged, emptied, of another format, or cannot be used, or others may write
+            to its directory and so exchange it.
         LockedError: Another process has it open.
     """
 
@@ -61,10 +76,8 @@ class DecisionStore:
         refuse_shared(path.parent)
         self._lock = Lock(path.with_name(path.name + ".lock"))
         try:
-            with storage_errors(path):
-                path.touch(mode=PRIVATE_MODE)
-            sync_directory(path.parent)
             with self._errors():
+                self._create()
                 self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except BaseException:
             self._lock.release()
@@ -88,27 +101,42 @@ class DecisionStore:
         with self._turn, self._errors():
             self._barrier(f"before:decide {key}")
             with self._transaction():
-                row = self._database.execute("SELECT value FROM decision WHERE key = ?", (key,)).fetchone()
-                if row is None:
-                    self._database.execute("INSERT INTO decision VALUES (?, ?)", (key, value))
-                elif row[0] != value:
+                known = self._read(key)
+                if known is None:
+                    row = (key, value, _digest(key, value))
+                    self._database.execute("INSERT INTO decision VALUES (?, ?, ?)", row)
+                elif known != value:
                     raise DecisionConflictError(f"{self._path}: {key} was already decided differently")
             self._barrier(f"after:decide {key}")
 
     def get(self, key: str) -> bytes | None:
-        """What was decided under `key`, or None."""
+        """What was decided under `key`, or None.
+
+        Raises:
+            StorageError: It was changed on disk, or cannot be read; the same goes for `scan`.
+        """
         with self._turn, self._errors():
-            row = self._database.execute("SELECT value FROM decision WHERE key = ?", (key,)).fetchone()
-        return None if row is None else bytes(row[0])
+            return self._read(key)
 
     def scan(self, prefix: str) -> list[tuple[str, bytes]]:
         """All decisions whose key begins with `prefix`, in the order of their keys."""
         with self._turn, self._errors():
             rows = self._database.execute(
-                "SELECT key, value FROM decision WHERE key >= ? AND key < ? ORDER BY key",
+                "SELECT key, value, digest FROM decision WHERE key >= ? AND key < ? ORDER BY key",
                 (prefix, prefix + "\x7f"),  # above every character of a key
-            ).fetchall()
-        return [(str(key), bytes(value)) for key, value in rows]
+            )
+            return [self._sound(*row) for row in rows]
+
+    def _read(self, key: str) -> bytes | None:
+        query = "SELECT key, value, digest FROM decision WHERE key = ?"
+        row = self._database.execute(query, (key,)).fetchone()
+        return None if row is None else self._sound(*row)[1]
+
+    def _sound(self, key: str, value: bytes, digest: bytes) -> tuple[str, bytes]:
+        """A row that is as it was written."""
+        if _digest(key, value) != digest:
+            raise self._damaged("is damaged: a decision in it was changed")
+        return key, value
 
     def close(self) -> None:
         """Release the database and its lock; a second call does nothing."""
@@ -124,8 +152,24 @@ class DecisionStore:
     ) -> None:
         self.close()
 
+    def _create(self) -> None:
+        """Make a missing file whole and at once, so that one without its table was damaged and is not new."""
+        if self._path.exists():
+            return
+        draft = self._path.with_name(f".{self._path.name}.new")
+        with storage_errors(self._path):
+            draft.unlink(missing_ok=True)  # a crash left it
+            draft.touch(mode=PRIVATE_MODE)
+            with closing(sqlite3.connect(draft, isolation_level=None)) as database:
+                database.execute("PRAGMA synchronous = FULL")
+                database.executescript(_SCHEMA)
+            draft.rename(self._path)
+        sync_directory(self._path.parent)
+
     def _prepare(self) -> None:
-        """Set what durability needs, check what is there, and create the table in a new file."""
+        """Set what durability needs, and check what is there."""
+        if self._path.stat().st_size == 0:  # to SQLite, a new database: all that was decided would be undone
+            raise self._damaged("is empty: what was decided in it is gone")
         self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
         mode = self._database.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         self._database.execute("PRAGMA synchronous = FULL")
@@ -133,16 +177,12 @@ class DecisionStore:
             raise StorageError(f"{self._path}: this file system cannot hold a write-ahead log (mode {mode})")
         verdict = self._database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
-            raise StorageError(f"{self._path} is damaged: {verdict}")
+            raise self._damaged(f"is damaged: {verdict}")
         found = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if found == 0:
-            with self._transaction():
-                self._database.execute(
-                    "CREATE TABLE decision (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID"
-                )
-                self._database.execute(f"PRAGMA user_version = {_FORMAT}")
-        elif found != _FORMAT:
-            raise StorageError(f"{self._path} has format {found}; this program knows {_FORMAT}")
+        if found != _FORMAT:
+            raise self._damaged(f"has format {found}; this program knows {_FORMAT}")
+        for row in self._database.execute("SELECT key, value, digest FROM decision"):
+            self._sound(*row)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -162,4 +202,12 @@ class DecisionStore:
         try:
             yield
         except sqlite3.Error as problem:
-            raise StorageError(f"{self._path}: {problem}") from problem
+            raise StorageError(f"{self._path}: {problem}", hint=_REMEDY) from problem
+
+    def _damaged(self, how: str) -> StorageError:
+        return StorageError(f"{self._path} {how}", hint=_REMEDY)
+
+
+def _digest(key: str, value: bytes) -> bytes:
+    """Of a row; a key holds no zero byte."""
+    return hashlib.sha256(key.encode() + b"\0" + value).digest()

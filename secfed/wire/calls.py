@@ -10,21 +10,22 @@ from dataclasses import dataclass, field
 
 from secfed.errors import PeerError
 from secfed.identity.signed import Signed
-from secfed.ids import Digest
+from secfed.ids import NO_DIGEST, Digest
 from secfed.rounds.exchange import Hello, JobCommand
 from secfed.wire import limits, service, strict
 from secfed.wire.pb import service_pb2 as pb
 from secfed.wire.pb import statements_pb2
 
 __all__ = [
-    "Call", "Chunk", "InForce", "Piece", "UploadHeader", "decode_call", "decode_chunk",
+    "VERBS", "Call", "Chunk", "InForce", "Piece", "UploadHeader", "decode_call", "decode_chunk",
     "decode_download", "decode_hello", "decode_in_force", "decode_job_command", "decode_start_job",
     "decode_upload_frame", "decode_upload_header", "encode_call", "encode_chunk", "encode_download",
     "encode_hello", "encode_in_force", "encode_job_command", "encode_start_job", "encode_upload_frame",
     "encode_upload_header",
 ]  # fmt: skip
 
-_VERBS = ("pause", "resume", "stop")
+VERBS = ("pause", "resume", "stop")
+"""What an admin tells a job."""
 
 
 # -- every call --------------------------------------------------------------------------------
@@ -87,6 +88,7 @@ def encode_hello(hello: Hello) -> bytes:
         ledger_entries=hello.ledger_entries,
         peer=hello.peer,
         start=hello.start,
+        state=b"" if hello.state == NO_DIGEST else hello.state,
     )
     return strict.serialise(message, limits.HELLO_BYTES_MAX)
 
@@ -109,6 +111,7 @@ def decode_hello(data: bytes) -> Hello:
         ledger_entries=message.ledger_entries,
         peer=strict.digest(message.peer, "a certificate's digest"),
         start=strict.digest(message.start, "a start"),
+        state=strict.digest(message.state, "a state's name") if message.state else NO_DIGEST,
     )
 
 
@@ -270,6 +273,6 @@ def encode_job_command(command: JobCommand) -> bytes:
 def decode_job_command(data: bytes) -> JobCommand:
     """The inverse of `encode_job_command`; a verb that does not exist is refused."""
     message = strict.parse(pb.JobCommand, data, limits.COMMAND_BYTES_MAX)
-    if message.verb not in _VERBS:
-        raise PeerError("a command for a job is one of " + ", ".join(_VERBS))
+    if message.verb not in VERBS:
+        raise PeerError("a command for a job is one of " + ", ".join(VERBS))
     return JobCommand(strict.job(message.job), message.verb)

@@ -1,7 +1,8 @@
-"""Every bound on what a peer may send, with its unit and its reason.
+"""Every bound on what a peer may send, hold or ask for, with its unit and its reason.
 
 A message's size is compared with its limit before it is parsed, so that nobody makes this
-side allocate more than a small multiple of that.
+side allocate more than a small multiple of that. What takes a place for a while (a connection, a
+call, an entry in memory) has a count or a time here; how long one's own side waits stands with it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 from secfed.secagg.params import COMPLETE_GRAPH_MAX
 
 __all__ = [
-    "BLOB_ENTRY_BYTES", "BODY_BYTES_MAX", "CALL_BYTES_MAX", "CHUNK_BYTES_MAX", "COHORT_MAX",
-    "COMMAND_BYTES_MAX", "DIGEST_BYTES", "ENVELOPE_BYTES", "FRAME_BYTES_MAX", "HELLO_BYTES_MAX",
-    "HISTORY_ROUNDS_MAX", "JOBS_MAX", "JOB_PLAN_BYTES_MAX", "MLKEM_CIPHERTEXT_BYTES", "MLKEM_KEY_BYTES",
-    "NEIGHBOURS_MAX", "REPLY_BYTES_MAX", "ROSTER_BYTES_MAX", "ROUND_PLAN_BYTES_MAX", "SEAL_TAG_BYTES",
-    "SHARE_BYTES", "SIGNATURE_BYTES", "SITES_MAX", "STATEMENT_BYTES_MAX", "SUITE_CHARS_MAX",
-    "TEXT_BYTES_MAX", "VECTOR_BYTES_MAX", "VECTOR_WORDS_MAX", "VERSION_CHARS_MAX", "WORD_BITS_MAX",
+    "AUDIT_KINDS_MAX", "BLOB_ENTRY_BYTES", "BODY_BYTES_MAX", "CALLS_EACH_MAX", "CALLS_MAX",
+    "CALL_BYTES_MAX", "CHUNK_BYTES_MAX", "COHORT_MAX", "COMMAND_BYTES_MAX", "CONNECTIONS_MAX",
+    "CONNECTION_IDLE_S", "DIGEST_BYTES", "ENVELOPE_BYTES", "FIRST_FRAME_S", "FRAME_BYTES_MAX",
+    "HANDSHAKE_S", "HELLOS_MAX", "HELLO_BYTES_MAX", "HISTORY_ROUNDS_MAX", "JOBS_MAX",
+    "JOB_PLAN_BYTES_MAX", "MAX_SKEW_S", "MLKEM_CIPHERTEXT_BYTES", "MLKEM_KEY_BYTES", "NEIGHBOURS_MAX",
+    "PROBES_MAX", "PROBE_BYTES_MAX", "PROBE_S", "REFUSAL_BYTES_MAX", "REFUSAL_S", "REPLY_BYTES_MAX",
+    "ROSTER_BYTES_MAX", "ROUND_PLAN_BYTES_MAX", "SEAL_TAG_BYTES", "SHARE_BYTES", "SIGNATURE_BYTES",
+    "SITES_MAX", "STATEMENT_BYTES_MAX", "STREAMS_MAX", "SUITE_CHARS_MAX", "TEXT_BYTES_MAX",
+    "UNPROVEN_MAX", "VECTOR_BYTES_MAX", "VECTOR_WORDS_MAX", "VERSION_CHARS_MAX", "WORD_BITS_MAX",
     "X25519_KEY_BYTES",
 ]  # fmt: skip
 
@@ -122,3 +126,57 @@ VERSION_CHARS_MAX = 64
 
 SUITE_CHARS_MAX = 128
 """A suite's name, long enough that another one can be reported by name, characters."""
+
+REFUSAL_BYTES_MAX = 4096
+"""A refusal's class, message and hint in a call's trailing metadata: two texts of at most
+`TEXT_BYTES_MAX` and a name, escaped as JSON. More is not read."""
+
+# -- places on a daemon, and how long they are held --------------------------------------------
+
+CONNECTIONS_MAX = 4096
+"""Connections at one time, and never more than half of the files that the process may open: its own
+files must not wait for peers. gRPC cannot tell one certificate's connections from another's."""
+
+HANDSHAKE_S = 10
+"""From the first TCP packet to the end of the TLS handshake, seconds; who only connects is gone then."""
+
+CONNECTION_IDLE_S = 120
+"""A connection without a call, seconds: also ends those that show no more than HTTP/2's preface."""
+
+STREAMS_MAX = 16
+"""Calls at one time on one connection; a member has few, see `CALLS_EACH_MAX`."""
+
+CALLS_MAX = 10_000
+"""Calls at one time over all members: some of each of `COHORT_MAX`, and one that waits of thousands more."""
+
+CALLS_EACH_MAX = 8
+"""Calls of one member at a time: one that waits, one upload or download, and some that overlap."""
+
+UNPROVEN_MAX = 16
+"""Calls over one certificate at a time whose hello is still awaited: an upload's comes with its first frame.
+Of more the oldest gives way, so whoever has the TLS key alone takes neither the other members' share of
+calls nor the member's own."""
+
+FIRST_FRAME_S = 10.0
+"""How long an upload may take to say what it is, seconds."""
+
+REFUSAL_S = 2.0
+"""How long the other side may take to hear why its call ends, seconds."""
+
+MAX_SKEW_S = 600
+"""How far a caller's clock may be off, seconds; so for how long its numbers must be remembered."""
+
+HELLOS_MAX = 100_000
+"""Calls of one member within the clock's window: some 8 MiB, a hundred times what a busy round makes."""
+
+AUDIT_KINDS_MAX = 1000
+"""Kinds of audit entry kept apart between two writes; more of them are written as one kind, `many`."""
+
+PROBES_MAX = 16
+"""Requests, or health checks, at one time on a loopback port: each takes a descriptor, and a thread."""
+
+PROBE_BYTES_MAX = 1024
+"""The largest question to the gRPC health service: a service's name."""
+
+PROBE_S = 5
+"""How long one request on the metrics port may take, seconds."""

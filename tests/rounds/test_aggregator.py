@@ -23,13 +23,20 @@ from secfed.aggregation.initial import initial_adapter
 from secfed.crypto import signing
 from secfed.crypto.labels import Label
 from secfed.crypto.signing import SigningKey
-from secfed.errors import ConfigError, InfeasibleCohortError, LedgerError, NotPermittedError, StorageError
+from secfed.errors import (
+    AuthenticationError,
+    ConfigError,
+    InfeasibleCohortError,
+    LedgerError,
+    NotPermittedError,
+    StorageError,
+)
 from secfed.identity import certificate, membership, signed
 from secfed.identity.enrolment import Enrolment
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
 from secfed.identity.signed import Signed
-from secfed.ids import ClientId, Digest, JobId
+from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
 from secfed.privacy.events import NonPrivate
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import Upload
@@ -103,6 +110,7 @@ class Hall:
         self.clock, self.notes = ManualClock(), Notes()
         self.roster = federation.roster
         self.away: set[ClientId] = set()
+        self.states: dict[ClientId, Digest] = {}
         self.decisions: DecisionStore | None = None
         self.before: dict[type, Any] = {}
         self.start()
@@ -169,7 +177,8 @@ class Hall:
             machine.says = machine.rounds.standing
         else:
             head = machine.rounds.ledger_head
-            self.rounds.hear(name, sums.decode_said(sums.encode_said(said)), ledger=head)
+            said = sums.decode_said(sums.encode_said(said))
+            self.rounds.hear(name, said, ledger=head, state=self.states.get(name, NO_DIGEST))
         told = self.rounds.next_for(name)
         if told is None:
             machine.says = machine.rounds.hear(self.rounds.wait_for(name))
@@ -514,6 +523,35 @@ def test_too_few_sites_are_waited_for_visibly_and_then_pause_the_job(hall: Any) 
     assert [end.state for end in h.ends] == ["published"]
 
 
+def test_a_phase_is_awaited_since_it_began_not_since_the_site_was_ready(hall: Any) -> None:
+    """Four sites wait 100 s for the fifth, which is then lost in the mask phase."""
+
+    def members() -> dict[str, tuple[str, int]]:
+        (job,) = h.rounds.status().jobs
+        return {member.site: (member.state, member.since_s) for member in job.members}
+
+    h = hall(5)
+    h.away.add(ClientId("hosp-e"))
+    h.start_job(deadlines=Deadlines(training_s=600, phase_s=50))
+    h.run(rounds=20)
+    h.clock.seconds += 100
+    assert members()["hosp-e"][0] == "asked"
+    assert members()["hosp-a"][0] == "ready"
+    assert members()["hosp-a"][1] >= 100
+    h.away.clear()
+    for _ in range(60):
+        h.run(rounds=1)
+        if h.rounds.status().jobs[0].phase == "mask":
+            break
+    h.lose("hosp-e")
+    h.run(rounds=10)
+    begun = members()["hosp-e"][1]
+    h.clock.seconds += 7
+    assert begun < 50
+    assert members()["hosp-e"] == ("mask: awaited", begun + 7)
+    assert members()["hosp-a"] == ("mask: done", begun + 7)
+
+
 def test_at_the_deadline_a_round_goes_on_with_who_is_ready(hall: Any) -> None:
     h = hall(4)
     h.away.add(ClientId("hosp-d"))
@@ -560,14 +598,17 @@ def test_too_many_declining_sites_pause_the_job_at_once(hall: Any) -> None:
     assert [end.state for end in h.ends] == ["published"]
 
 
+def enrolment(name: str, tls: ec.EllipticCurvePrivateKey) -> Enrolment:
+    """A client with a new key."""
+    site, key, until = ClientId(name), SigningKey.generate(), NOW + timedelta(days=30)
+    issued = certificate.create(tls, site, Role.CLIENT, now=NOW, valid_until=until)
+    return Enrolment(site, Role.CLIENT, key.public, issued, NOW, until)
+
+
 def crowd(h: Any, clients: int) -> Roster:
     """The hall's roster with so many clients; the new ones are names and keys alone."""
     tls = ec.generate_private_key(ec.SECP256R1())
-    until, found = NOW + timedelta(days=30), []
-    for number in range(len(h.house.clients()), clients):
-        site, key = ClientId(f"new-{number:03}"), SigningKey.generate()
-        issued = certificate.create(tls, site, Role.CLIENT, now=NOW, valid_until=until)
-        found.append(Enrolment(site, Role.CLIENT, key.public, issued, NOW, until))
+    found = [enrolment(f"new-{number:03}", tls) for number in range(len(h.house.clients()), clients)]
     return membership.enroll(h.roster, h.federation.roster_key, found, now=NOW)
 
 
@@ -748,6 +789,48 @@ def test_a_ledger_behind_its_last_head_is_refused(hall: Any) -> None:
 
 
 # -- restarts ----------------------------------------------------------------------------------
+
+
+def test_a_key_serves_with_one_state(hall: Any) -> None:
+    """A second client with the same key is turned away, and the first goes on; so it is after a restart."""
+    h = hall(3)
+    h.start_job()
+    site, first, second = ClientId("hosp-a"), Digest(b"1" * 32), Digest(b"2" * 32)
+    ready = h.machine(site).rounds.standing
+    for _ in range(2):
+        h.rounds.hear(site, ready, state=first)
+        with pytest.raises(AuthenticationError, match="hosp-a has served with another state") as refused:
+            h.rounds.hear(site, Present(""), state=second)
+        assert "keys rotate" in refused.value.hint
+        with pytest.raises(AuthenticationError, match="hosp-a has served with another state"):
+            h.rounds.hear(site, Present(""))  # nor may it leave its state unsaid
+        h.restart()
+    assert {facts["site"] for facts in h.notes.of("another_state")} == {site}
+    h.states[site] = first
+    h.run()
+    assert [end.included for end in h.ends] == [tuple(SITES[:3])]
+
+
+def test_a_key_that_never_named_a_state_is_bound_to_none(hall: Any) -> None:
+    h = hall(3)
+    site, state = ClientId("hosp-a"), Digest(b"1" * 32)
+    h.rounds.hear(site, Present(""))
+    h.restart()
+    h.rounds.hear(site, Present(""))
+    h.rounds.hear(site, Present(""), state=state)
+    with pytest.raises(AuthenticationError):
+        h.rounds.hear(site, Present(""))
+    h.rounds.hear(site, Present(""), state=state)
+
+
+def test_a_new_key_serves_with_a_new_state(hall: Any) -> None:
+    h = hall(3)
+    site = ClientId("hosp-a")
+    h.rounds.hear(site, Present(""), state=Digest(b"1" * 32))
+    renewed = enrolment(site, ec.generate_private_key(ec.SECP256R1()))
+    h.roster = membership.rotate(h.roster, h.federation.roster_key, renewed, now=NOW)
+    h.rounds.roster_changed()
+    h.rounds.hear(site, Present(""), state=Digest(b"2" * 32))
 
 
 def test_an_attempt_that_was_not_frozen_is_void_after_a_restart_and_repeated(hall: Any) -> None:

@@ -65,7 +65,8 @@ def test_a_decision_against_a_round_is_a_fact_once_it_was_said(federation, machi
     machine.policy = machine.policy.model_copy(update={"job": job})
     link = Script(federation.offer(federation.plan()), answer)
     told = take_part(machine.start(), link, lambda _: None)
-    assert isinstance(next(told).reason, PolicyRefusedError)
+    declined = next(told)
+    assert (type(declined.reason), declined.job) == (PolicyRefusedError, "sum-1")
     assert [type(said) for said in link.heard] == [Present, Declined]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from secfed.aggregation.strategy import POINT
 from secfed.rounds.plan import (
     PUBLIC_PAIRS_MAX,
     PUBLIC_TEXT_MAX,
@@ -27,6 +28,10 @@ CHAT = PublicPair(
     completion=(PublicMessage(role="assistant", content="two"),),
 )
 
+RIDE_ALONG = KtoSpec(kl="ride-along", kl_pairs=(PAIR,))
+
+ADAPTER: dict[str, tuple[int, ...]] = {"m.q.lora_A.weight": (2, 4), "m.q.lora_B.weight": (4, 2)}
+
 BEFORE_PREFERENCES = (
     '{"adapter":{"m.q.lora_A.weight":[2,4],"m.q.lora_B.weight":[4,2]},"base":{"id":"org/model",'
     f'"revision":"main","weights_sha256":"{"0d" * 32}"}},"labels":[],"learning_rate":"0.01",'
@@ -44,9 +49,8 @@ def section(trainer: str, **options: Any) -> TrainSpec:
         lora=LoraSpec(r=2, alpha=4, target_modules=("q",)),
         steps=2,
         learning_rate="0.01",
-        adapter={"m.q.lora_A.weight": (2, 4), "m.q.lora_B.weight": (4, 2)},
         seed="5e" * 32,
-        **options,
+        **({"adapter": ADAPTER} | options),
     )
 
 
@@ -62,6 +66,7 @@ def test_plans_from_before_preferences_keep_their_bytes() -> None:
     [
         section("dpo", dpo=DpoSpec(loss_type="robust", beta="0.5", label_smoothing="0.1")),
         section("kto", kto=KtoSpec(kl="public", kl_pairs=(PAIR, CHAT))),
+        section("kto", kto=RIDE_ALONG, adapter=ADAPTER | {POINT: (1,)}),
     ],
 )
 def test_a_preference_section_is_read_as_it_was_written(spec: TrainSpec) -> None:
@@ -86,6 +91,16 @@ def test_a_preference_section_is_read_as_it_was_written(spec: TrainSpec) -> None
 def test_a_trainer_has_its_own_section_and_no_other(trainer: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"section of their name|labels are given"):
         section(trainer, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape"), [(RIDE_ALONG, None), (RIDE_ALONG, (2,)), (KtoSpec(), (1,)), (KtoSpec(), (2,))]
+)
+def test_a_point_is_one_number_of_the_adapter_where_it_rides_along_and_nowhere_else(
+    loss: KtoSpec, shape: tuple[int, ...] | None
+) -> None:
+    with pytest.raises(ValidationError, match="one number, is there for kl = ride-along"):
+        section("kto", kto=loss, adapter=ADAPTER | ({} if shape is None else {POINT: shape}))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +129,9 @@ def test_dpo_constants_in_range(options: dict[str, Any], expected: str) -> None:
         ({"loss_type": "apo_zero_unpaired", "kl": "public", "kl_pairs": (PAIR,)}, "belong to loss_type"),
         ({"kl": "public"}, "public pairs are given for kl = public"),
         ({"kl_pairs": (PAIR,)}, "public pairs are given for kl = public"),
+        ({"kl": "ride-along"}, "public pairs are given for kl = public"),
+        ({"kl": "ride-along", "kl_pairs": (PAIR,), "kl_value": "1"}, "kl_value belongs to kl = fixed"),
+        ({"loss_type": "apo_zero_unpaired", "kl": "ride-along", "kl_pairs": (PAIR,)}, "belong to loss_type"),
         ({"kl": "public", "kl_pairs": (PAIR,), "kl_value": "1"}, "kl_value belongs to kl = fixed"),
         ({"kl": "public", "kl_pairs": (PAIR,) * (PUBLIC_PAIRS_MAX + 1)}, "at most"),
     ],

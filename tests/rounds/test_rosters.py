@@ -46,6 +46,19 @@ def test_an_older_roster_is_refused_from_elsewhere_and_from_the_file(federation,
         RosterKeeper(path, federation.roster_key.public, decisions)
 
 
+def test_a_roster_that_came_by_the_file_is_gone_by_and_never_written_back(federation, path, decisions):
+    """What lies there may be newer already; older ones and forks are refused as from elsewhere."""
+    keeper = RosterKeeper(path, federation.roster_key.public, decisions)
+    second, third = later(federation, "hosp-c"), b"what was put there since"
+    path.write_bytes(third)
+    assert keeper.follow(second.text).digest == keeper.current.digest == second.digest
+    assert path.read_bytes() == third
+    for refused in (federation.roster, later(federation, "hosp-b")):
+        with pytest.raises(RosterError, match=r"older|fork"):
+            keeper.follow(refused.text)
+    assert keeper.current.digest == second.digest
+
+
 def test_two_rosters_of_one_version_are_a_fork(federation, path, decisions):
     keeper = RosterKeeper(path, federation.roster_key.public, decisions)
     keeper.accept(later(federation, "hosp-c").text)

@@ -109,9 +109,35 @@ def test_a_crash_at_each_step_leaves_all_or_nothing(
 def test_a_damaged_file_is_named_and_left_alone(path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to be looked at" * 100)
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"decisions\.db"):
+    with pytest.raises(StorageError, match=r"decisions\.db") as told:
         DecisionStore(path)
+    assert "never restore a state from a backup" in told.value.hint
     assert path.read_bytes() == before
+
+
+def test_an_emptied_file_is_no_new_one(path: Path) -> None:
+    """SQLite would begin anew, and all that was decided would be undone."""
+    with DecisionStore(path) as store:
+        store.put("k", b"v")
+    path.write_bytes(b"")
+    with pytest.raises(StorageError, match=r"decisions\.db is empty") as told:
+        DecisionStore(path)
+    assert "never restore a state from a backup" in told.value.hint
+    assert "keys rotate" in told.value.hint
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("part", [b"value-of-a-decision", b"key-of-a-decision"])
+def test_a_byte_that_changed_in_a_row_is_noticed(path: Path, part: bytes) -> None:
+    """SQLite keeps no digest of its own."""
+    with DecisionStore(path) as store:
+        store.put("key-of-a-decision", b"value-of-a-decision")
+    data = bytearray(path.read_bytes())
+    data[data.index(part) + 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match=r"decisions\.db is damaged: a decision in it was changed"):
+        DecisionStore(path)
+    assert path.read_bytes() == data
 
 
 def test_another_format_is_refused(path: Path) -> None:

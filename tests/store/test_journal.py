@@ -82,6 +82,24 @@ def test_a_second_writer_is_turned_away(signed_journal: Callable[..., Journal]) 
         signed_journal()
 
 
+@pytest.mark.parametrize("bytes_more", [30, -1], ids=["a foreign line", "a cut"])
+def test_a_file_that_somebody_else_changed_is_not_written_on(
+    signed_journal: Callable[..., Journal], head: Head, path: Path, bytes_more: int
+) -> None:
+    """Not even where the size is as before by then: only another start, which verifies, ends it."""
+    good = path.read_bytes()
+    other = good + b"x" * 29 + b"\n" if bytes_more > 0 else good[:bytes_more]
+    with signed_journal() as journal:
+        path.write_bytes(other)
+        with pytest.raises(StorageError, match=f"has {len(other)} bytes and not the {len(good)}"):
+            journal.append({"n": 5})
+        assert path.read_bytes() == other
+        path.write_bytes(good)
+        with pytest.raises(StorageError, match="an earlier write failed"):
+            journal.append({"n": 5})
+        assert journal.head == head
+
+
 def test_a_float_is_refused_and_harms_nothing(signed_journal: Callable[..., Journal]) -> None:
     with signed_journal() as journal:
         with pytest.raises(TypeError):

@@ -9,6 +9,9 @@ from types import ModuleType
 
 import pytest
 
+sys.path.append(str(Path(__file__).parent))
+"""`mutants` serves the transport's tests too."""
+
 _VECTORS = Path(__file__).parents[1] / "vectors"
 
 

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 from google.protobuf.message import Message
+from mutants import field_mutant, raw_mutant
 
 from secfed.errors import PeerError
 from secfed.wire import limits, strict
@@ -84,7 +85,7 @@ def test_mutated_bytes_are_refused_or_mean_what_they_say(wire: ModuleType) -> No
     refused = 0
     for case, data in zip(wire.CASES.values(), valid, strict=True):
         for _ in range(2000):
-            changed = mutate(dice, data, dice.choice(valid))
+            changed = raw_mutant(dice, data, dice.choice(valid))
             try:
                 value = case.decode(changed)
             except PeerError:
@@ -94,25 +95,21 @@ def test_mutated_bytes_are_refused_or_mean_what_they_say(wire: ModuleType) -> No
     assert refused > 1000 * len(valid)
 
 
-def mutate(dice: random.Random, data: bytes, other: bytes) -> bytes:
-    """One to three small changes."""
-    out = bytearray(data)
-    for _ in range(dice.randint(1, 3)):
-        at = dice.randint(0, len(out))
-        match dice.randrange(6):
-            case 0 if out:
-                out[at % len(out)] ^= 1 << dice.randrange(8)
-            case 1 if out:
-                out[at % len(out)] = dice.randrange(256)
-            case 2:
-                del out[at : at + dice.randint(1, 8)]
-            case 3:
-                out[at:at] = dice.randbytes(dice.randint(1, 8))
-            case 4:
-                out[at:at] = out[at : at + dice.randint(1, 40)]
-            case _:
-                out[at:] = other[dice.randint(0, len(other)) :]
-    return bytes(out)
+def test_spoilt_fields_are_refused_or_mean_what_they_say(wire: ModuleType) -> None:
+    """100 variants of every message, each with fields that it should not have, well encoded."""
+    dice = random.Random(20260102)
+    refused = 0
+    for case in wire.CASES.values():
+        message = case.schema.FromString(case.encode(case.value))
+        for _ in range(100):
+            changed = field_mutant(dice, message)
+            try:
+                value = case.decode(changed)
+            except PeerError:
+                refused += 1
+            else:
+                assert case.encode(value) == changed
+    assert refused > 50 * len(wire.CASES)
 
 
 @pytest.mark.parametrize("text", ["a\nb", "\x1b[0m", "é" * 300, "\ud800", "x" * 10_000, "", "plain"])

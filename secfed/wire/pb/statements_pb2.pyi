@@ -536,6 +536,7 @@ class Hello(_message.Message):
     LEDGER_ENTRIES_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """protocol version, 1"""
     version: _builtins.str
@@ -560,6 +561,8 @@ class Hello(_message.Message):
     """digest of the certificate that the caller saw on the other side"""
     start: _builtins.bytes
     """of the aggregator, as GetRoster told it, 32 bytes; zero in GetRoster"""
+    state: _builtins.bytes
+    """name of the caller's state, 32 bytes; left out by who keeps none"""
     def __init__(
         self,
         *,
@@ -575,10 +578,11 @@ class Hello(_message.Message):
         ledger_entries: _builtins.int = ...,
         peer: _builtins.bytes = ...,
         start: _builtins.bytes = ...,
+        state: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "federation", b"federation", "ledger_entries", b"ledger_entries", "ledger_head", b"ledger_head", "method", b"method", "peer", b"peer", "protocol", b"protocol", "roster", b"roster", "sequence", b"sequence", "site", b"site", "start", b"start", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "federation", b"federation", "ledger_entries", b"ledger_entries", "ledger_head", b"ledger_head", "method", b"method", "peer", b"peer", "protocol", b"protocol", "roster", b"roster", "sequence", b"sequence", "site", b"site", "start", b"start", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
