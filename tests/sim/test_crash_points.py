@@ -38,11 +38,20 @@ def _steps(directory: Path, side: str) -> int:
     return _node(simulation, side).disk.steps
 
 
-def _crash(directory: Path, side: str, step: int, beside: ClientId | None) -> list[Ending]:
-    """The course with a crash at one effect, and with another client killed at the same moment."""
+def _crash(
+    directory: Path, side: str, step: int, beside: ClientId | None, *, refused: bool = False
+) -> list[Ending]:
+    """The course with a crash at one effect, and with another client killed at the same moment.
+
+    Args:
+        refused: The disk refuses the write there, and the process ends by itself.
+    """
     simulation = _simulation(directory)
     node = _node(simulation, side)
-    node.disk.crash_at = step
+    if refused:
+        node.disk.fail_at = step
+    else:
+        node.disk.crash_at = step
     if beside is not None:
         node.kill = _once_with(node.kill, lambda: simulation.lose(beside))  # type: ignore[method-assign]
     try:
@@ -73,3 +82,12 @@ def test_a_crash_at_any_durable_effect_loses_nothing(disk: Path, side: str, besi
     assert all(sum(ending.published for ending in course) <= 1 for course in endings)
     published = sum(course[-1].published for course in endings)
     assert published == len(endings)
+
+
+@pytest.mark.parametrize("side", ["center", "site-0"])
+def test_a_disk_that_refuses_any_durable_effect_loses_nothing(disk: Path, side: str) -> None:
+    endings = [
+        _crash(disk / f"at-{step}", side, step, None, refused=True)
+        for step in range(_steps(disk / "quiet", side))
+    ]
+    assert [sum(ending.published for ending in course) for course in endings] == [1] * len(endings)

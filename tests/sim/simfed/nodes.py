@@ -17,7 +17,7 @@ import numpy as np
 from simfed.people import ARRAY, BOUND, LENGTH, NOW, People
 
 from secfed.config import BudgetPolicy, JobPolicy, PolicyConfig
-from secfed.errors import StorageError
+from secfed.errors import SecfedError, StorageError
 from secfed.ids import ClientId, JobId
 from secfed.privacy.events import Event, NonPrivate
 from secfed.privacy.ledger import Ledger
@@ -25,7 +25,7 @@ from secfed.rounds.admission import Site
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import ClientRounds, Upload
 from secfed.rounds.contribution import ContributionStore, site_key
-from secfed.rounds.exchange import Said
+from secfed.rounds.exchange import Said, Told
 from secfed.rounds.house import House, adapter_digest
 from secfed.rounds.plan import JobPlan, RoundPlan
 from secfed.rounds.ports import NamedArrays, Update
@@ -36,7 +36,9 @@ from secfed.store.decisions import DecisionStore
 from secfed.store.spool import Spool
 from secfed.wire.codec import ProtoCodec
 
-POLICY = PolicyConfig(budget=BudgetPolicy(epsilon=8.0), job=JobPolicy(allow_non_private=True))
+WILLING = PolicyConfig(budget=BudgetPolicy(epsilon=8.0), job=JobPolicy(allow_non_private=True))
+UNWILLING = PolicyConfig(budget=BudgetPolicy(epsilon=8.0))
+"""A policy that the simulated job breaks: it is released without differential privacy."""
 
 
 class Crash(BaseException):
@@ -57,25 +59,43 @@ class Clock:
 
 
 @dataclass
+class SkewedClock:
+    """One node's clocks: what people set may jump either way, the monotonic one cannot."""
+
+    common: Clock
+    skew_s: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.common.monotonic()
+
+    def now_ns(self) -> int:
+        return self.common.now_ns() + int(self.skew_s * 1e9)
+
+
+@dataclass
 class Disk:
     """What happens at each durable effect of one node, before it and after it.
 
     Attributes:
         crash: Probability that the process dies there.
         fail: Probability that the disk refuses; the process cannot know whether it took the write.
-        crash_at: The one step, counted from 0, at which it dies for certain; -1 for none.
+        crash_at: The one step, counted from 0, at which the process dies for certain; -1 for none.
+        fail_at: The one step at which the disk refuses for certain.
     """
 
     random: Random
     crash: float = 0.0
     fail: float = 0.0
     crash_at: int = -1
+    fail_at: int = -1
     steps: int = 0
 
     def barrier(self, step: str) -> None:
         here, self.steps = self.steps, self.steps + 1
         if here == self.crash_at:
             raise Crash(step)
+        if here == self.fail_at:
+            raise StorageError(f"{step}: the simulated disk refused")
         if not (self.crash or self.fail):
             return
         roll = self.random.random()
@@ -106,10 +126,12 @@ class OneSlotContributor:
     """The oracle's vector: one value at the site's own coordinate, zero elsewhere.
 
     The value changes with the round unless `constant`, which brings the difference rule into play.
+    `begins` is called where training would begin.
     """
 
     place: int
     constant: bool = False
+    begins: Callable[[JobPlan, RoundPlan], None] = lambda _plan, _round: None
 
     def planned_event(self, plan: JobPlan) -> Event:
         return NonPrivate("a test")
@@ -118,6 +140,7 @@ class OneSlotContributor:
         return None
 
     def contribute(self, plan: JobPlan, round_plan: RoundPlan, base: NamedArrays) -> Update:
+        self.begins(plan, round_plan)
         vector = np.zeros(LENGTH, np.float32)
         vector[self.place] = BOUND if self.constant else BOUND - round_plan.round / 64
         return Update({ARRAY: vector}, 1, 0, self.planned_event(plan))
@@ -130,12 +153,14 @@ class ClientNode:
     name: ClientId
     people: People
     directory: Path
-    clock: Clock
+    clock: SkewedClock
     disk: Disk
     contributor: OneSlotContributor
     trace: Callable[[str], None]
+    policy: PolicyConfig = WILLING
     rounds: ClientRounds | None = None
     saying: Said | Upload | None = None
+    heard: Told | None = None
     _open: list[Any] = field(default_factory=list)
 
     @property
@@ -174,7 +199,7 @@ class ClientNode:
                 site_key(self.directory / "site.key"),
                 barrier=self.disk.barrier,
             ),
-            policy=POLICY,
+            policy=self.policy,
             policy_digest="00" * 32,
             ledger=self._ledger,
             contributor=lambda _plan: self.contributor,
@@ -185,7 +210,26 @@ class ClientNode:
         )
         self.site = site
         self.rounds = ClientRounds(site)
-        self.saying = self.rounds.standing
+        self.saying, self.heard = self.rounds.standing, None
+
+    def hear(self, told: Told) -> None:
+        """Take what was told, and have the next thing to say.
+
+        A refusal is borne, as the conversation bears it.
+
+        Raises:
+            Crash, StorageError: The process ends.
+        """
+        if self.rounds is None:
+            return
+        self.heard = told
+        try:
+            self.saying = self.rounds.hear(told)
+        except StorageError:
+            raise
+        except SecfedError as refusal:
+            self.trace(f"{self.name}: setback: {refusal}")
+            self.saying = self.rounds.standing
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.clock.now_ns() / 1e9, NOW.tzinfo)
@@ -226,7 +270,7 @@ class AggregatorNode:
 
     people: People
     directory: Path
-    clock: Clock
+    clock: SkewedClock
     disk: Disk
     job: JobProposal
     trace: Callable[[str], None]

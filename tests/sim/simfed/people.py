@@ -62,8 +62,8 @@ def _enrol(name: str, role: Role) -> tuple[SigningKey, Enrolment]:
 
 
 @cache
-def people(clients: int) -> People:
-    """A federation of this many sites."""
+def people(clients: int, corrupt: int | None = None) -> People:
+    """A federation of this many sites, of which A may be corrupt; None for the roster's own default."""
     roster_key = SigningKey.generate()
     aggregator, aggregator_file = _enrol("center", Role.AGGREGATOR)
     admin, admin_file = _enrol("office", Role.ADMIN)
@@ -73,6 +73,7 @@ def people(clients: int) -> People:
         [aggregator_file, admin_file, *(item for _, item in sites.values())],
         now=NOW,
         not_after=NOW + timedelta(days=300),
+        corrupt=corrupt,
     )
     return People(
         roster_key, aggregator, admin, {ClientId(name): key for name, (key, _) in sites.items()}, roster

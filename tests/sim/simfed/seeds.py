@@ -1,0 +1,42 @@
+"""What one seed is: which adversary, which trouble, and the course that follows from both.
+
+Of four seeds one has an honest federation in bad weather and before a hostile network (which loses,
+delays, repeats, replays and damages whatever it carries, and has nobody's key), one has corrupt clients
+beside an honest aggregator as well, and two have a hostile aggregator with corrupt clients of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from simfed.hostile import HostileFederation
+from simfed.simulation import Simulation
+
+_UNWILLING = 10
+"""Of so many honest federations one has a site whose policy refuses the job."""
+
+
+def federation(seed: int, directory: Path) -> Simulation | HostileFederation:
+    """The federation of a seed, before its first step."""
+    turn, kind = divmod(seed, 4)
+    if kind >= 2:
+        return HostileFederation(seed, directory)
+    return Simulation(seed, directory, liars=kind, unwilling=kind == 0 and turn % _UNWILLING == 1)
+
+
+def run(seed: int, directory: Path) -> Simulation | HostileFederation:
+    """Play one seed; whatever breaks comes with the seed, the command and the end of the trace."""
+    place = directory / f"seed-{seed}"
+    place.mkdir()
+    played = federation(seed, place)
+    try:
+        played.run()
+    except Exception as error:
+        tail = "\n".join(played.trace[-60:])
+        raise AssertionError(
+            f"{type(error).__name__} {error}\n{tail}\nreplay: python -m pytest tests/sim --seed {seed}"
+        ) from error
+    finally:
+        shutil.rmtree(place)  # a long run would fill the memory that holds these disks
+    return played
