@@ -16,6 +16,7 @@ from typing import ClassVar
 from secfed.ids import ClientId
 
 __all__ = [
+    "AttackSucceededError",
     "AuditFailedError",
     "AuditLogError",
     "AuthenticationError",
@@ -231,6 +232,13 @@ class InfeasibleCohortError(SecfedError):
     hint = "Enrol more sites, or lower the tolerated corrupt members in the roster."
 
 
+class AttackSucceededError(SecfedError):
+    """`secfed attack` came by something that no adversary may come by."""
+
+    exit_code = 47
+    hint = "Do not run a federation with this version; report the evidence (SECURITY.md)."
+
+
 # -- 50s: privacy budget and policy ------------------------------------------------------------
 
 
@@ -262,7 +270,7 @@ class StorageError(SecfedError):
     """A file of the state directory is missing, damaged, full or read-only; it was left untouched."""
 
     exit_code = 60
-    hint = "Check the disk and the named file; restore it from its backup if it is damaged."
+    hint = "Check the disk and the named file; what lies in a state directory never comes from a backup."
 
 
 class LedgerError(StorageError):
@@ -294,9 +302,13 @@ class LockedError(StorageError):
 
 
 class AuditLogError(StorageError):
-    """The audit log cannot be written, so the daemon accepts nothing."""
+    """The audit log is damaged or cannot be written, so the daemon accepts nothing."""
 
     exit_code = 64
+    hint = (
+        "Mend or free the disk. A damaged log is kept for whoever must explain it: move it away, with the "
+        "note beside it (.head), and a new one begins."
+    )
 
 
 # -- 70s: versions -----------------------------------------------------------------------------

@@ -1,0 +1,192 @@
+"""The catalogue is complete, and the command says what was found by words, JSON and exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import secfed.attack
+from secfed.attack.catalogue import ROWS, find
+from secfed.attack.finding import Evidence, Finding, Verdict
+from secfed.attack.venue import Venue
+from secfed.cli import main
+from secfed.errors import AttackSucceededError, ConfigError, NetworkError
+
+ROW = find("double-unmask")
+
+Run = Callable[[Venue], Finding]
+
+PATIENCE_S = 180
+
+
+def carry_out(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """`secfed attack`, in this process."""
+    code = main.run(["attack", *words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.fixture
+def instead(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
+    """Put something else in the place of one attack."""
+
+    def put(run: Run) -> None:
+        monkeypatch.setattr("secfed.attack.double_unmask.run", run)
+
+    return put
+
+
+def test_every_row_has_its_module_and_every_attack_its_row() -> None:
+    modules = {each.name for each in pkgutil.iter_modules(secfed.attack.__path__)}
+    attacks = {name for name in modules if hasattr(importlib.import_module(f"secfed.attack.{name}"), "run")}
+    assert attacks == {row.module for row in ROWS}
+    assert len({row.name for row in ROWS}) == len({row.words for row in ROWS}) == len(ROWS)
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no attack is called 'nothing'"):
+        find("nothing")
+
+
+def test_the_verdict_follows_from_what_is_held() -> None:
+    evidence = Evidence()
+    evidence.saw("a fact")
+    assert evidence.finding == Finding(Verdict.DEFENDED, ("a fact",))
+    evidence.gained("a vector")
+    assert evidence.finding == Finding(Verdict.BROKEN, ("a fact", "the adversary holds a vector"))
+
+
+def test_the_list_names_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = carry_out(capsys, "list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [row.name for row in ROWS]
+    code, out, _ = carry_out(capsys, "list", "--json")
+    assert [row["name"] for row in json.loads(out)["rows"]] == [row.name for row in ROWS]
+
+
+def test_a_row_that_holds_ends_with_code_0(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The attack itself, over real sockets; nothing is left of its federation."""
+    code, out, err = carry_out(capsys, ROW.name, "--threads", "--dir", str(disk))
+    assert (code, err) == (0, "")
+    assert out.startswith(f"DEFENDED   {ROW.name}: {ROW.words}  (")
+    assert "opened: nothing" in out
+    assert list(disk.iterdir()) == []
+
+
+def test_a_row_that_is_broken_ends_with_its_own_code(
+    instead: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    instead(lambda _venue: Finding(Verdict.BROKEN, ("the adversary holds a vector",)))
+    code, out, err = carry_out(capsys, ROW.name)
+    assert code == AttackSucceededError.exit_code != 0
+    assert out.splitlines()[1].strip() == "the adversary holds a vector"
+    assert f"1 of 1 attacks succeeded: {ROW.name}" in err
+    code, out, _ = carry_out(capsys, ROW.name, "--json")
+    assert code == AttackSucceededError.exit_code
+    document = json.loads(out)
+    assert document["broken"] == [ROW.name]
+    (row,) = document["rows"]
+    assert (row["verdict"], row["evidence"]) == ("BROKEN", ["the adversary holds a vector"])
+
+
+def test_an_attack_that_came_to_no_end_is_no_defence(
+    instead: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_venue: Any) -> Finding:
+        raise NetworkError("site-0 said nothing")
+
+    instead(fail)
+    code, out, err = carry_out(capsys, ROW.name)
+    assert code == NetworkError.exit_code
+    assert out.startswith(f"NO RESULT  {ROW.name}: site-0 said nothing")
+    assert f"attack {ROW.name} came to no end" in err
+    code, out, _ = carry_out(capsys, ROW.name, "--json")
+    assert (code, json.loads(out)["rows"][0]["verdict"]) == (NetworkError.exit_code, "NO RESULT")
+
+
+def test_of_several_rows_each_is_told_while_the_document_is_awaited(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_venue: Any) -> Finding:
+        raise NetworkError("site-0 said nothing")
+
+    held = find("second-attempt")
+    monkeypatch.setattr("secfed.attack.double_unmask.run", fail)
+    monkeypatch.setattr("secfed.attack.second_attempt.run", lambda _: Finding(Verdict.DEFENDED, ("a fact",)))
+    monkeypatch.setattr("secfed.attack.catalogue.ROWS", (ROW, held))
+    code, out, err = carry_out(capsys, "all", "--json")
+    assert code == NetworkError.exit_code
+    seconds = {row["name"]: row["seconds"] for row in json.loads(out)["rows"]}
+    assert seconds[ROW.name] is None
+    assert seconds[held.name] >= 0
+    first, second, *_ = err.splitlines()
+    assert first == f"NO RESULT  {ROW.name}: site-0 said nothing"
+    assert second.startswith(f"DEFENDED   {held.name}: {held.words}  (")
+
+
+def running(folder: Path) -> dict[int, str]:
+    """Processes whose command line names something in this folder."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if f"{folder}/" in words:
+                found[int(path.parent.name)] = words
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="what runs is read from /proc")
+@pytest.mark.parametrize(
+    ("row", "program"), [("double-unmask", "client run"), ("leaked-secrets", "aggregator run")]
+)
+def test_sigterm_leaves_no_program_and_no_key_behind(disk: Path, row: str, program: str) -> None:
+    """As Ctrl-C does: as soon as the first victim was begun, in the middle of its start."""
+    attack = subprocess.Popen(
+        [sys.executable, "-m", "secfed", "attack", row, "--dir", str(disk)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(program in words for words in running(disk).values()):
+        assert attack.poll() is None, attack.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    attack.terminate()
+    out, err = attack.communicate(timeout=PATIENCE_S)
+    left = running(disk)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == {}
+    assert list(disk.iterdir()) == []
+    assert (attack.returncode, out) == (main.INTERRUPTED, ""), err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_all_rows_against_real_processes(disk: Path) -> None:
+    """`secfed attack all` as a reviewer types it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "secfed", "attack", "all", "--json", "--dir", str(disk)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    document = json.loads(done.stdout)
+    verdicts = {row["name"]: row["verdict"] for row in document["rows"]}
+    assert done.returncode == 0, done.stderr
+    assert list(verdicts) == [row.name for row in ROWS]
+    assert set(verdicts.values()) == {"DEFENDED", "NOT BUILT"}
+    print(
+        "\n".join(f"{row['verdict']:<10} {row['seconds']:6.1f} s  {row['name']}" for row in document["rows"])
+    )
