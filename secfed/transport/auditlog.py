@@ -3,7 +3,8 @@
 JSON lines, hash-chained and signed (`store.journal`). Entries of one kind within a short while
 become one entry with a count, so neither waiting clients nor a flood of refusals can fill the
 disk; a refusal's kind is its class, since its text may be another one each time. A log that cannot
-be written stops the daemon: nothing is accepted that leaves no trace.
+be written stops the daemon: nothing is accepted that leaves no trace. A signed note beside it
+(`store.checkpoint`) spares a restart the entries of years, and shows a tail that was cut off.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from secfed.crypto.signing import SigningKey
 from secfed.errors import AuditLogError
 from secfed.identity.fields import write_time
 from secfed.ids import Digest
+from secfed.store.checkpoint import Checkpoint
 from secfed.store.journal import Journal
+from secfed.wire.limits import AUDIT_KINDS_MAX
 
-__all__ = ["KINDS_MAX", "AuditLog"]
+__all__ = ["AuditLog", "log_file"]
 
-KINDS_MAX = 1000
-"""Different kinds of entry kept apart between two writes; more of them are written as one kind, `many`."""
+
+def log_file(state_dir: Path, key: SigningKey) -> Path:
+    """Where a daemon with this key keeps its log; after a rotation the old one stays as it was."""
+    return state_dir / f"audit-{key.public[:8].hex()}.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +68,29 @@ class AuditLog:
         self._now = now
         self._lock = threading.Lock()
         self._pending: dict[_Kind, _Several] = {}
+
+        def sign(text: bytes) -> bytes:
+            return key.sign(_signed(text))
+
+        def verify(text: bytes, signature: bytes) -> bool:
+            return signing.verify(key.public, _signed(text), signature)
+
+        self._checkpoint = Checkpoint(
+            path,
+            signer=lambda text: key.sign(_noted(text)),
+            verifier=lambda text, signature: signing.verify(key.public, _noted(text), signature),
+            error=AuditLogError,
+        )
         self._journal = Journal(
             path,
             digest=_line_digest,
-            signer=lambda line: key.sign(_signed(line)),
-            verifier=lambda line, signature: signing.verify(key.public, _signed(line), signature),
+            signer=sign,
+            verifier=verify,
+            expect=self._checkpoint.expected,
+            verified=self._checkpoint.verified,
             error=AuditLogError,
         )
+        self._checkpoint.save(self._journal.sound)
 
     def add(self, *, who: str, what: str, outcome: str, where: str, text: str = "") -> None:
         """Enter something that happened.
@@ -83,7 +104,7 @@ class AuditLog:
         """
         kind = _Kind(who, what, outcome, where)
         with self._lock:
-            if kind not in self._pending and len(self._pending) >= KINDS_MAX:
+            if kind not in self._pending and len(self._pending) >= AUDIT_KINDS_MAX:
                 kind = _Kind("-", what, "many", "-")
             if kind in self._pending:
                 self._pending[kind].count += 1
@@ -109,6 +130,8 @@ class AuditLog:
                     "count": several.count,
                 }
             )
+        if pending:
+            self._checkpoint.save(self._journal.sound)
 
     def close(self) -> None:
         """Write the rest and release the file."""
@@ -125,3 +148,8 @@ def _line_digest(line: bytes) -> Digest:
 def _signed(line: bytes) -> bytes:
     """What an entry's signature covers."""
     return digest(Label.SIGN_AUDIT, line)
+
+
+def _noted(text: bytes) -> bytes:
+    """What the checkpoint's signature covers."""
+    return digest(Label.SIGN_AUDIT, b"checkpoint", text)

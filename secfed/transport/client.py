@@ -100,6 +100,7 @@ class Connection:
             refused because of it.
         sequence: Numbers for the hellos.
         now: The clock, for validity.
+        state: Name of the state that this member takes part with; zero for who takes part in nothing.
         ledger_head: Head of the ledger of the job in hand.
         patience_s: How long an aggregator that is away is tried again; None for ever.
         on_retry: Told of each failed try.
@@ -113,12 +114,13 @@ class Connection:
         sequence: Callable[[], int],
         *,
         now: Callable[[], datetime],
+        state: Digest = NO_DIGEST,
         ledger_head: Callable[[], Head] = lambda: EMPTY,
         patience_s: float | None = None,
         on_retry: Callable[[NetworkError], None] = lambda _: None,
     ) -> None:
         self._address, self._keys, self._rosters, self._sequence = address, keys, rosters, sequence
-        self._now, self._ledger_head = now, ledger_head
+        self._now, self._state, self._ledger_head = now, state, ledger_head
         self._patience_s, self._on_retry = patience_s, on_retry
         self._channel: grpc.Channel | None = None
         self._peer: Certificate | None = None
@@ -189,13 +191,29 @@ class Connection:
     # -- life ----------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Look at this side's own papers, before anything is dialled.
+        """Look at this side's own papers, before anything else is dialled.
+
+        Keys that the roster here does not list at all may be newer than it, as after a rotation. Then
+        the aggregator is asked once for a newer roster; keys that are listed as revoked are final.
 
         Raises:
             AuthenticationError: The roster does not know the site, or has other keys for it.
             RevokedError: The site was revoked.
             CertificateExpiredError: Its certificate, its entry or the roster is outside its dates.
         """
+        try:
+            self._check_papers()
+        except (AuthenticationError, RevokedError) as refusal:
+            own, members = self._keys.certificate.digest, self._rosters.current.members
+            if any(member.certificate.digest == own for member in members):
+                raise
+            try:
+                self._catch_up()
+            except NetworkError:
+                raise refusal from None
+            self._check_papers()  # the answer may have been that there is no newer one
+
+    def _check_papers(self) -> None:
         roster, keys, now = self._rosters.current, self._keys, self._now()
         keys.certificate.check_validity(now)
         member = roster.member(keys.site)
@@ -274,7 +292,7 @@ class Connection:
                     raise
                 time.sleep(RETRY_FIRST_S)
             else:
-                self.check()
+                self._check_papers()
                 return
 
     def _once(self, method: str, body: bytes, act: Callable[[grpc.Channel, Signed], bytes]) -> bytes:
@@ -288,6 +306,7 @@ class Connection:
             start=NO_DIGEST if self._start is None or method == GREETING else self._start,
             ledger_head=head.digest,
             ledger_entries=head.count,
+            state=self._state,
         )
         try:
             reply = act(channel, hello)

@@ -31,6 +31,7 @@ from secfed.transport.hello import HelloGate
 from secfed.transport.server import FederationService
 from secfed.transport.tls import ServerTls
 from secfed.wire import limits
+from secfed.wire.limits import CONNECTIONS_MAX
 
 __all__ = ["Daemon", "Listening", "Reports"]
 
@@ -46,16 +47,13 @@ AWAITING_S = 5.0
 STOP_GRACE_S = 5.0
 """How long calls in progress may go on once the process was asked to stop."""
 
-CONNECTIONS_MAX = 4096
-"""Connections at one time, at most half of what the process may open: files must never wait for peers."""
-
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.so_reuseport", 0),  # a second process on the port is an error, not a competitor
     ("grpc.max_receive_message_length", limits.FRAME_BYTES_MAX),
     ("grpc.max_send_message_length", limits.REPLY_BYTES_MAX),
-    ("grpc.max_concurrent_streams", 16),  # on one connection; a member has few calls
-    ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.max_connection_idle_ms", 120_000),  # also ends those that never make a call
+    ("grpc.max_concurrent_streams", limits.STREAMS_MAX),
+    ("grpc.server_handshake_timeout_ms", limits.HANDSHAKE_S * 1000),
+    ("grpc.max_connection_idle_ms", limits.CONNECTION_IDLE_S * 1000),
     ("grpc.keepalive_time_ms", 20_000),  # a link that died in silence is noticed
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -123,7 +121,7 @@ class Daemon:
     health_listen: tuple[str, int] | None
     upload_idle_s: float
     reports: Reports
-    most_calls: int = 10_000
+    most_calls: int = limits.CALLS_MAX
     poll_s: float = POLL_S
     _wrong: str = field(default="starting", init=False)
 
@@ -193,7 +191,11 @@ class Daemon:
     # -- chores --------------------------------------------------------------------------------
 
     async def _follow_roster(self, desk: Desk, federation: FederationService, tls: ServerTls) -> None:
-        """Take up a new roster while running; one that cannot be accepted changes nothing."""
+        """Take up a new roster while running; one that cannot be accepted changes nothing.
+
+        One that was refused is looked at again only if it changed; one that could not be pinned, as on a full
+        disk, is tried again, or a revocation in it would be lost until the next start.
+        """
         seen = b""
         while True:
             await asyncio.sleep(ROSTER_POLL_S)
@@ -202,13 +204,16 @@ class Daemon:
                 text = await desk.disk(self.roster_file.read_bytes)
                 if text in (seen, self.rosters.current.text):
                     continue
+                roster: Roster = await desk.disk(self.rosters.follow, text)
+            except RosterError as error:
                 seen = text
-                roster: Roster = await desk.disk(self.rosters.accept, text)
-            except (RosterError, StorageError) as error:
+                self.reports.roster_refused(error)
+            except StorageError as error:
                 self.reports.roster_refused(error)
             except OSError as problem:
                 self.reports.roster_refused(StorageError(f"{self.roster_file}: {problem.strerror}"))
             else:
+                seen = text
                 tls.replace(roster)
                 await desk.call(lambda rounds: rounds.roster_changed())
                 federation.cut(roster)

@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 
 from secfed.errors import PortBusyError
 from secfed.transport.ops import loopback
+from secfed.wire.limits import CONNECTION_IDLE_S, PROBE_BYTES_MAX, PROBES_MAX
 from secfed.wire.service import SERVICE
 
 __all__ = ["HealthServer"]
@@ -24,17 +25,14 @@ __all__ = ["HealthServer"]
 _SERVICES = (health.OVERALL_HEALTH, SERVICE)
 """What may be asked for: the process as a whole, and the members' service, which are the same here."""
 
-_MOST = 16
-"""Connections, and calls on all of them, at one time; probes are few and short."""
-
 _TELL_S = 1.0
 """How long a change may take to reach those who watch; one who does not read holds nobody up, seconds."""
 
 _OPTIONS = [
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", 1024),
-    ("grpc.max_allowed_incoming_connections", _MOST),
-    ("grpc.max_connection_idle_ms", 120_000),
+    ("grpc.max_receive_message_length", PROBE_BYTES_MAX),
+    ("grpc.max_allowed_incoming_connections", PROBES_MAX),
+    ("grpc.max_connection_idle_ms", CONNECTION_IDLE_S * 1000),
 ]
 
 
@@ -52,7 +50,7 @@ class HealthServer:
     def __init__(self, host: str, port: int) -> None:
         address = loopback(host)
         self._servicer = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MOST)
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=PROBES_MAX)
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, self._server)
         try:
             self.port = self._server.add_insecure_port(

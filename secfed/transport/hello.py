@@ -28,11 +28,10 @@ from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, FederationId
 from secfed.rounds.exchange import Hello
 from secfed.wire import calls
+from secfed.wire.limits import HELLOS_MAX, MAX_SKEW_S
 
 __all__ = [
     "GREETING",
-    "HELLOS_MAX",
-    "MAX_SKEW_S",
     "PERMITTED",
     "Caller",
     "HelloGate",
@@ -41,12 +40,6 @@ __all__ = [
     "RosterChangedError",
     "body_digest",
 ]
-
-HELLOS_MAX = 100_000
-"""Calls of one member within the clock's window: some 8 MiB, a hundred times what a busy round makes."""
-
-MAX_SKEW_S = 600
-"""How far a caller's clock may be off, seconds; so for how long its numbers must be remembered."""
 
 _NS = 1_000_000_000
 _MINUTE_NS = 60 * _NS
@@ -128,6 +121,7 @@ class HelloMaker:
         start: Digest = NO_DIGEST,
         ledger_head: Digest = NO_DIGEST,
         ledger_entries: int = 0,
+        state: Digest = NO_DIGEST,
     ) -> Signed:
         """A hello for one call.
 
@@ -138,6 +132,7 @@ class HelloMaker:
             start: The aggregator's, as `GREETING` told it.
             ledger_head: Digest of the ledger's head for the job in hand.
             ledger_entries: Entries up to it.
+            state: Name of the state that the caller takes part with.
         """
         hello = Hello(
             protocol=PROTOCOL_VERSION,
@@ -152,6 +147,7 @@ class HelloMaker:
             ledger_entries=ledger_entries,
             peer=self._peer,
             start=start,
+            state=state,
         )
         return signed.sign(
             self._keys.signing,

@@ -16,17 +16,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from secfed.errors import ConfigError, PortBusyError
+from secfed.wire.limits import PROBE_S, PROBES_MAX
 
 __all__ = ["OpsServer", "loopback", "notify"]
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT_TYPE = "text/plain; charset=utf-8"
-
-_REQUESTS_MAX = 16
-"""Requests at one time; more are closed unanswered, as each takes a thread and a descriptor."""
-
-_REQUEST_S = 5
-"""How long one request may take, seconds."""
 
 
 def loopback(host: str) -> str:
@@ -93,15 +88,16 @@ class OpsServer:
 def _server_class(address: str) -> type[ThreadingHTTPServer]:
     """A server of the address' family; its threads end with the process, and ports are not shared."""
 
-    free = threading.BoundedSemaphore(_REQUESTS_MAX)
+    free = threading.BoundedSemaphore(PROBES_MAX)
 
     class Server(ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         daemon_threads = True
         allow_reuse_address = True
-        request_queue_size = 4 * _REQUESTS_MAX
+        request_queue_size = 4 * PROBES_MAX
 
         def process_request(self, request: Any, client_address: Any) -> None:
+            """One more than there are places for is closed unanswered."""
             if free.acquire(blocking=False):
                 super().process_request(request, client_address)
             else:
@@ -126,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Three fixed pages; everything else is not found."""
 
     pages: dict[str, Callable[[], tuple[HTTPStatus, str, bytes]]]
-    timeout = _REQUEST_S
+    timeout = PROBE_S
     server_version = "secfed"
     sys_version = ""
 

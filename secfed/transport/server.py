@@ -16,10 +16,10 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 import grpc.aio
 
-from secfed.errors import ConfigError, NetworkError, PeerError, RevokedError, SecfedError
+from secfed.errors import ConfigError, NetworkError, PeerError, RevokedError, SecfedError, StorageError
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
-from secfed.ids import ClientId, Digest
+from secfed.ids import NO_DIGEST, ClientId, Digest
 from secfed.rounds import archive
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.attempt import Upload
@@ -31,27 +31,14 @@ from secfed.transport.desk import Desk
 from secfed.transport.hello import GREETING, Caller, HelloGate
 from secfed.wire import calls, service, sums
 from secfed.wire import status as wire_status
+from secfed.wire.limits import CALLS_EACH_MAX, FIRST_FRAME_S, REFUSAL_S, UNPROVEN_MAX
 
-__all__ = ["CALLS_EACH_MAX", "FederationService"]
+__all__ = ["FederationService"]
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 """gRPC's view of a call."""
 
 T = TypeVar("T")
-
-CALLS_EACH_MAX = 8
-"""Calls of one member at a time: one that waits, one upload or download, and some that overlap."""
-
-UNPROVEN_MAX = 16
-"""Calls over one certificate at a time whose hello is still awaited: an upload's comes with its first frame.
-Of more the oldest gives way, so whoever has the TLS key alone takes neither the other members' share of
-calls nor the member's own."""
-
-REFUSAL_S = 2.0
-"""How long the other side may take to hear why its call ends, seconds."""
-
-FIRST_FRAME_S = 10.0
-"""How long an upload may take to say what it is, seconds."""
 
 
 class FederationService:
@@ -218,8 +205,9 @@ class FederationService:
     async def _exchange(self, caller: Caller, body: bytes) -> bytes:
         said = sums.decode_said(body)
         ledger = Head(caller.hello.ledger_entries, caller.hello.ledger_head)
-        over = await self._desk.call(lambda rounds: rounds.hear(caller.site, said, ledger=ledger))
-        return sums.encode_told(await self._desk.next_for(caller.site, at_once=over))
+        site, state = caller.site, caller.hello.state
+        over = await self._desk.call(lambda rounds: rounds.hear(site, said, ledger=ledger, state=state))
+        return sums.encode_told(await self._desk.next_for(site, at_once=over))
 
     async def _upload(self, frames: AsyncIterator[bytes], context: Context) -> bytes:
         async with self._guard("Upload", context) as admit:
@@ -263,6 +251,9 @@ class FederationService:
             for upload in begun:
                 await self._store(upload, stream)
                 await self._desk.call(partial(AggregatorRounds.finish_upload, upload=upload))
+        except StorageError as error:
+            self._desk.fail(error)  # or its sender would be dropped for what this side's disk did
+            raise
         finally:
             for upload in begun:
                 await _to_the_end(self._desk.disk(upload.abort))
@@ -305,7 +296,8 @@ class FederationService:
         folder = await self._desk.call(lambda rounds: rounds.archived(wanted))
         if folder is not None:
             return await self._desk.disk(archive.pack, folder)
-        if await self._desk.call(lambda rounds: rounds.announced(wanted)):
+        # A job without a base names zeros as its base: they stand for no file.
+        if wanted != NO_DIGEST and await self._desk.call(lambda rounds: rounds.announced(wanted)):
             return await self._desk.disk(self._adapters.read_bytes, wanted)
         plan = await self._desk.call(lambda rounds: rounds.job_plan(wanted))
         if plan is not None:

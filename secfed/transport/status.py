@@ -18,6 +18,7 @@ import grpc
 from secfed import errors
 from secfed.errors import NetworkError, SecfedError, VersionMismatchError
 from secfed.transport.hello import RestartedError, RosterChangedError
+from secfed.wire.limits import REFUSAL_BYTES_MAX
 from secfed.wire.strict import clip
 
 __all__ = ["DETAIL_KEY", "Refusal", "refusal", "restore"]
@@ -26,9 +27,6 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 DETAIL_KEY = "secfed-error-bin"
 """Trailing metadata that carries class, message and hint as JSON."""
-
-_DETAIL_BYTES_MAX = 4096
-"""Two texts of 512 characters and a name, all of which may take several bytes a character."""
 
 _Code = grpc.StatusCode
 
@@ -107,7 +105,7 @@ def restore(
         A `NetworkError`, and nothing else, may be tried again.
     """
     for key, value in trailing or ():
-        if key == DETAIL_KEY and isinstance(value, bytes) and len(value) <= _DETAIL_BYTES_MAX:
+        if key == DETAIL_KEY and isinstance(value, bytes) and len(value) <= REFUSAL_BYTES_MAX:
             found = _parse(value)
             if found is not None:
                 return found

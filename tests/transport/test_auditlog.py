@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from secfed.crypto.signing import SigningKey
-from secfed.transport.auditlog import KINDS_MAX, AuditLog
+from secfed.errors import AuditLogError
+from secfed.transport.auditlog import AuditLog
+from secfed.wire.limits import AUDIT_KINDS_MAX
 
 
 @pytest.fixture
@@ -56,9 +58,56 @@ def test_what_differs_in_who_what_class_or_place_stays_apart(log: AuditLog, path
 
 
 def test_more_kinds_than_the_most_are_counted_together(log: AuditLog, path: Path) -> None:
-    for number in range(KINDS_MAX + 500):
+    for number in range(AUDIT_KINDS_MAX + 500):
         log.add(who="a", what="Exchange", outcome="ok", where=f"ipv6:{number:x}::1")
     log.flush()
     entries = written(path)
-    assert len(entries) == KINDS_MAX + 1
+    assert len(entries) == AUDIT_KINDS_MAX + 1
     assert (entries[-1]["outcome"], entries[-1]["count"]) == ("many", 500)
+
+
+def test_a_log_that_was_cut_off_is_refused_and_left_alone(path: Path) -> None:
+    """The chain of what is left is sound: the note beside it tells."""
+    key = SigningKey.generate()
+    for _ in range(2):
+        log = AuditLog(path, key, lambda: datetime(2026, 3, 1, tzinfo=UTC))
+        for number in range(3):
+            log.add(who=f"site-{number}", what="Exchange", outcome="ok", where="ipv4:10.0.0.7")
+        log.close()
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole[:-1]))
+    with pytest.raises(AuditLogError, match="entry 5 is missing: the tail was cut off") as refused:
+        AuditLog(path, key, lambda: datetime(2026, 3, 1, tzinfo=UTC))
+    assert "move it away" in refused.value.hint
+    assert path.read_bytes() == b"".join(whole[:-1])
+
+
+def enter(log: AuditLog, number: int) -> None:
+    log.add(who=f"site-{number}", what="Exchange", outcome="ok", where="ipv4:10.0.0.7")
+    log.flush()
+
+
+def test_a_line_that_nobody_signed_stops_the_log_and_the_next_start(path: Path) -> None:
+    """Appended while the daemon runs: it is neither written on nor covered by the note."""
+    key = SigningKey.generate()
+    log = AuditLog(path, key, lambda: datetime(2026, 3, 1, tzinfo=UTC))
+    enter(log, 0)
+    with path.open("ab") as file:
+        file.write(b'{"seq":1,"forged":"nobody signed this"}\n')
+    with pytest.raises(AuditLogError, match="somebody else changed it"):
+        enter(log, 1)
+    log.close()
+    with pytest.raises(AuditLogError, match="entry 1 was changed"):
+        AuditLog(path, key, lambda: datetime(2026, 3, 1, tzinfo=UTC))
+
+
+def test_an_entry_that_was_rewritten_while_the_daemon_ran_is_refused_at_the_next_start(path: Path) -> None:
+    """As long as before, and before a note is written: the note is of what the daemon wrote."""
+    key = SigningKey.generate()
+    log = AuditLog(path, key, lambda: datetime(2026, 3, 1, tzinfo=UTC))
+    enter(log, 0)
+    path.write_bytes(path.read_bytes().replace(b"site-0", b"site-9"))
+    enter(log, 1)
+    log.close()
+    with pytest.raises(AuditLogError, match="entry 0 was changed"):
+        AuditLog(path, key, lambda: datetime(2026, 3, 1, tzinfo=UTC))

@@ -12,33 +12,33 @@ from typing import Any
 
 import grpc
 import pytest
+from townhall import WITHIN_S, refused
 
 from secfed.errors import (
     AuthenticationError,
+    ConfigError,
     NetworkError,
     NotPermittedError,
     PeerError,
     RevokedError,
     SecfedError,
+    StorageError,
     VersionMismatchError,
 )
 from secfed.identity import keyfile, membership
 from secfed.identity import roster as rosters
 from secfed.identity.roles import Role
+from secfed.identity.roster import Roster
 from secfed.ids import NO_DIGEST, ClientId, FederationId, JobId
 from secfed.rounds.exchange import JobCommand, Present, Wait
+from secfed.store.decisions import DecisionStore
 from secfed.transport import hello as hello_module
-from secfed.transport import status, tls
+from secfed.transport import tls
 from secfed.transport.hello import PERMITTED, HelloGate, RestartedError, RosterChangedError
-from secfed.transport.server import UNPROVEN_MAX
 from secfed.wire import calls, service, sums
+from secfed.wire.limits import UNPROVEN_MAX
 
 PRESENT = sums.encode_said(Present(""))
-
-
-def refused(failure: grpc.RpcError) -> SecfedError:
-    trailing = [(item.key, item.value) for item in failure.trailing_metadata() or ()]
-    return status.restore(failure.code(), failure.details(), trailing)
 
 
 def refusal_of(act: Callable[[], object]) -> SecfedError:
@@ -263,8 +263,14 @@ def test_a_member_makes_so_many_calls_and_no_more_in_the_clocks_window(
 # -- while it runs -----------------------------------------------------------------------------
 
 
-def test_a_revoked_member_is_cut_off_within_five_seconds(town: Any, until: Callable[..., None]) -> None:
+@pytest.mark.parametrize("within_s", WITHIN_S)
+def test_a_revoked_member_is_cut_off_within_five_seconds(
+    quiet_town: Any, within_s: float, until: Callable[..., None]
+) -> None:
     """A waiting call ends with the reason, the open connection hears it again, a new one does not open."""
+    town = quiet_town
+    town.poll_s = 240.0  # so the call does not end by itself
+    town.start()
     ends: list[tuple[float, SecfedError]] = []
     with town.channel("hosp-a") as channel:
 
@@ -274,7 +280,7 @@ def test_a_revoked_member_is_cut_off_within_five_seconds(town: Any, until: Calla
             )
             stub = channel.unary_unary(service.path("Exchange"))
             try:
-                stub(calls.encode_call(calls.Call(hello, PRESENT)), timeout=20)
+                stub(calls.encode_call(calls.Call(hello, PRESENT)), timeout=120)
             except grpc.RpcError as failure:
                 ends.append((time.monotonic(), refused(failure)))
 
@@ -283,9 +289,9 @@ def test_a_revoked_member_is_cut_off_within_five_seconds(town: Any, until: Calla
         until(lambda: town.status().connected == ("hosp-a",))
         begin = time.monotonic()
         town.publish(membership.revoke(town.roster, town.owner, ClientId("hosp-a")))
-        thread.join(10)
+        thread.join(120)
         ((at, error),) = ends
-        assert at - begin < 5
+        assert at - begin < within_s
         assert type(error) is RevokedError
         hello = town.maker("hosp-a").make("GetRoster", b"", roster=town.roster.digest)
         again = refusal_of(lambda: town.send(channel, "GetRoster", calls.Call(hello, b"")))
@@ -343,6 +349,43 @@ def test_a_renewed_roster_is_taken_up_while_running(town: Any, until: Callable[.
     assert rosters.verify((town.root / "hosp-b.roster").read_bytes(), town.owner.public).not_after == later
 
 
+def test_a_roster_that_is_published_while_another_is_taken_up_is_not_lost(
+    town: Any, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two revocations in a row: the daemon, busy with the first, does not write it over the second."""
+    second = membership.revoke(town.roster, town.owner, ClientId("hosp-b"))
+    third = membership.revoke(second, town.owner, ClientId("hosp-c"))
+    genuine = rosters.verify
+
+    def busy(data: bytes, key: bytes) -> Roster:
+        if data == second.text and town.roster is second:
+            town.publish(third)
+        return genuine(data, key)
+
+    monkeypatch.setattr(rosters, "verify", busy)
+    town.publish(second)
+    until(lambda: "version 3 is in force" in town.out.getvalue())
+    assert town.file.read_bytes() == third.text
+
+
+def test_a_roster_that_could_not_be_pinned_at_first_is_tried_again(
+    town: Any, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, once: the revocation comes into force without a restart."""
+    genuine, tries = DecisionStore.put, iter([True])
+
+    def full_once(decisions: DecisionStore, key: str, value: bytes) -> None:
+        if key.startswith("roster/") and next(tries, False):
+            raise StorageError("no space left")
+        genuine(decisions, key, value)
+
+    monkeypatch.setattr(DecisionStore, "put", full_once)
+    town.publish(membership.revoke(town.roster, town.owner, ClientId("hosp-c")))
+    until(lambda: "no space left" in town.out.getvalue())
+    until(lambda: "version 2 is in force" in town.out.getvalue())
+    assert town.status().roster_version == 2
+
+
 def test_an_older_roster_is_told_so_except_when_it_asks_for_the_new_one(town: Any) -> None:
     old = b"1" * 32
     assert type(refusal_of(lambda: town.raw("hosp-a", "GetStatus", b"", roster=old))) is RosterChangedError
@@ -378,6 +421,14 @@ def test_an_admin_starts_pauses_resumes_and_stops_a_job(town: Any) -> None:
     assert [job.state for job in town.status("sum-1").jobs] == ["stopped"]
 
 
+def test_a_job_without_a_base_offers_no_file_for_its_zeros(town: Any) -> None:
+    """They stand where a base's digest would: nothing is read for them, and no disk is blamed."""
+    with town.connect("office") as admin, town.connect("hosp-a") as member:
+        admin.start_job(town.plan())
+        with pytest.raises(ConfigError, match="no adapter, sum or plan"):
+            member.download(NO_DIGEST)
+
+
 def test_a_waiting_client_is_told_what_is_awaited_and_until_when(quiet_town: Any) -> None:
     """The text names the sites that are missing."""
     town = quiet_town
@@ -387,7 +438,7 @@ def test_a_waiting_client_is_told_what_is_awaited_and_until_when(quiet_town: Any
         admin.start_job(town.plan())
     state = town.status("sum-1").jobs[0]
     assert state.waiting_for == "job sum-1 round 1: waiting for 3 sites: hosp-a, hosp-b, hosp-c"
-    assert 3500 < state.remaining_s <= 3600
+    assert 3000 < state.remaining_s <= 3600
     with town.connect("hosp-a") as client:
         told = client.exchange(Present("other"))  # the offer is not for this one
         assert told == Wait("job sum-1 round 1: waiting for 2 sites: hosp-b, hosp-c", told.remaining_s)

@@ -1,0 +1,251 @@
+"""Uploads at full size, and a thousand clients that only wait, against one daemon.
+
+Run as `python tests/bench/bench_load.py [--clients 100] [--mb 4 16 64] [--idle 1000]`.
+
+Everything is the real thing: mutual TLS, signed hellos, masked vectors of a live attempt, the digest
+and the durable acknowledgement of each; client and daemon share the machine. Masks are made first, so
+that only uploads and the sum are timed. The ceiling is measured in the same run: a bare gRPC stream over
+mutual TLS in 1 MiB messages to a process that throws them away. Aims, on 2 quiet cores: 40 uploads a second
+of 4 MB, 10 of 16 MB, 2 of 64 MB (ceilings 101, 19.5, 4.7); 100 uploads of 16.8 MB summed in 30 s; 1000
+idle clients in 150 MB above the idle process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1] / "transport"))
+
+from townhall import Member, Town
+
+from secfed.identity import membership
+from secfed.identity.roles import Role
+from secfed.rounds.client import Upload
+from secfed.rounds.exchange import Present, Told
+from secfed.transport import tls
+from secfed.wire import calls, service, sums
+
+CHUNK = bytes(1 << 20)
+PATIENCE_S = 3600
+MB = 1_000_000
+CALLERS = 4
+"""Clients that upload at one time: enough to keep both cores busy, few enough for the members' memory."""
+
+_MEMORY = Path("/dev/shm")
+
+
+def people_in(town: Town, names: list[str]) -> None:
+    """Enrol further clients."""
+    for name in names:
+        town.keys[name] = town.make_keys(name, Role.CLIENT)
+    enrolments = [town.keys[name].enrolment for name in names]
+    town.publish(membership.enroll(town.roster, town.owner, enrolments, now=town.now))
+
+
+# -- uploads -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wave:
+    """How a wave of uploads went."""
+
+    uploads: int
+    size_mb: float
+    acknowledged_s: float
+    published_s: float
+    peak_mib: float
+
+    @property
+    def rate(self) -> float:
+        """Uploads a second, to the last acknowledgement."""
+        return self.uploads / self.acknowledged_s
+
+
+class _Gate:
+    """Holds all vectors back until the last is ready; then lets a few through at a time."""
+
+    def __init__(self, count: int) -> None:
+        self.ready = threading.Semaphore(0)
+        self.open = threading.Event()
+        self.turns = threading.Semaphore(CALLERS)
+        self.last = 0.0
+
+    def pass_(self, member: Member, upload: Upload) -> Told:
+        """In the place of the member's own upload."""
+        self.ready.release()
+        self.open.wait()
+        with self.turns:
+            told = member.connection.upload(upload.attempt, upload.statement, upload.packed)
+        self.last = max(self.last, time.perf_counter())
+        return told
+
+
+def wave(clients: int, size_mb: float) -> Wave:
+    """One round of so many clients, from all masks made to the published sum."""
+    words = int(size_mb * MB * 8) // 23  # 16 bits and the sum's carries
+    where = _MEMORY if _MEMORY.is_dir() and clients * size_mb < 1000 else None
+    with tempfile.TemporaryDirectory(dir=where, prefix="secfed-load-") as folder:
+        town = Town(Path(folder))
+        names = [f"site-{number:03}" for number in range(clients)]
+        people_in(town, names)
+        for site in ("hosp-a", "hosp-b", "hosp-c"):
+            town.publish(membership.revoke(town.roster, town.owner, town.keys[site].site))
+        town.poll_s = 0.02 if clients <= 32 else 0.1  # an upload's reply waits so long for what comes next
+        process = town.spawn(training_deadline_s=PATIENCE_S, phase_timeout_s=PATIENCE_S)
+        with town.connect("office") as admin:
+            deadlines = {"training_s": PATIENCE_S, "phase_s": PATIENCE_S}
+            admin.start_job(town.plan(shapes={"a": (words,)}, deadlines=deadlines))
+        gate = _Gate(clients)
+        vector = np.zeros(words, np.float32)
+        members = [Member(town, name, vector, patience_s=PATIENCE_S) for name in names]
+        for member in members:
+            member.sending = partial(gate.pass_, member)
+            member.thread.start()
+        for _ in members:
+            gate.ready.acquire()
+        begin = time.perf_counter()
+        gate.open.set()
+        done = town.root / "out" / "sum-1" / "round-0001"
+        peak = 0.0
+        while not done.exists():
+            failed = [member.error for member in members if member.error is not None]
+            assert not failed, failed[0]
+            peak = max(peak, process.rss_mib)
+            time.sleep(0.05)
+        published = time.perf_counter() - begin
+        for member in members:
+            member.thread.join(PATIENCE_S)
+            member.close()
+        town.shut()
+    return Wave(clients, size_mb, gate.last - begin, published, peak)
+
+
+# -- the ceiling -------------------------------------------------------------------------------
+
+
+def _sink(pipe: Pipe, key: bytes, certificate: bytes, roots: bytes) -> None:
+    """A process that takes streams and keeps nothing."""
+
+    def take(frames: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
+        return str(sum(map(len, frames))).encode()
+
+    server = grpc.server(
+        futures.ThreadPoolExecutor(CALLERS), options=[("grpc.max_receive_message_length", -1)]
+    )
+    handler = grpc.stream_unary_rpc_method_handler(take)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare", {"Take": handler}),))
+    credentials = grpc.ssl_server_credentials([(key, certificate)], roots, require_client_auth=True)
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    pipe.send(port)
+    pipe.recv()
+    server.stop(None)
+
+
+def ceiling(size_mb: float, count: int) -> float:
+    """Streams of this size a second, by as many callers as the uploads have."""
+    with tempfile.TemporaryDirectory(prefix="secfed-load-") as folder:
+        town = Town(Path(folder))
+        own, member = town.keys["center"], town.keys["hosp-a"]
+        near, far = multiprocessing.Pipe()
+        arguments = (far, own.tls_key_pem, own.tls_certificate_pem, member.tls_certificate_pem)
+        sink = multiprocessing.get_context("spawn").Process(target=_sink, args=arguments)
+        sink.start()
+        address = f"127.0.0.1:{near.recv()}"
+        frames = [CHUNK] * max(1, round(size_mb * MB / len(CHUNK)))
+
+        credentials = tls.channel_credentials(member, own.certificate.pem)
+        options = [*tls.channel_options(), ("grpc.use_local_subchannel_pool", 1)]
+        channels = [grpc.secure_channel(address, credentials, options) for _ in range(CALLERS)]
+
+        def send(caller: int) -> None:
+            channels[caller % CALLERS].stream_unary("/bare/Take")(iter(frames))
+
+        with futures.ThreadPoolExecutor(CALLERS) as pool:
+            list(pool.map(send, range(CALLERS)))  # the handshakes
+            begin = time.perf_counter()
+            list(pool.map(send, range(count)))
+            took = time.perf_counter() - begin
+        for channel in channels:
+            channel.close()
+        near.send(None)
+        sink.join()
+    return count / took
+
+
+# -- who only waits ----------------------------------------------------------------------------
+
+
+def idle(clients: int) -> tuple[float, float]:
+    """MiB above the idle process that so many waiting clients take, and the seconds until all waited."""
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+        town = Town(Path(folder))
+        names = [f"site-{number:04}" for number in range(clients)]
+        people_in(town, names)
+        town.poll_s = 600.0
+        process = town.spawn()
+        body = sums.encode_said(Present(""))
+        town.status()
+        before, begin = process.rss_mib, time.perf_counter()
+        channels, waiting = [], []
+        for name in names:
+            credentials = tls.channel_credentials(town.keys[name], town.keys["center"].certificate.pem)
+            options = [*tls.channel_options(), ("grpc.use_local_subchannel_pool", 1)]
+            channel = grpc.secure_channel(town.address, credentials, options)
+            hello = town.maker(name).make("Exchange", body, roster=town.roster.digest, start=town.begun)
+            call = calls.encode_call(calls.Call(hello, body))
+            channels.append(channel)
+            waiting.append(channel.unary_unary(service.path("Exchange")).future(call, timeout=600))
+        while (there := len(town.status().connected)) < clients:
+            assert not any(call.done() for call in waiting), "a call that should wait has ended"
+            assert time.perf_counter() - begin < 600, f"only {there} of {clients} wait"
+            time.sleep(0.5)
+        took, held = time.perf_counter() - begin, process.rss_mib - before
+        for channel in channels:
+            channel.close()
+        town.shut()
+    return held, took
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mb", type=float, nargs="*", default=[4, 16, 64], help="sizes of single uploads")
+    parser.add_argument("--each", type=int, default=12, help="uploads of each size")
+    parser.add_argument("--clients", type=int, default=100, help="in the round of 16.8 MB; 0 for none")
+    parser.add_argument("--idle", type=int, default=1000, help="clients that only wait; 0 for none")
+    options = parser.parse_args()
+    for size in options.mb:
+        most, found = ceiling(size, options.each * 2), wave(options.each, size)
+        print(
+            f"{size:5g} MB  {found.rate:6.1f} uploads/s acknowledged  bare stream {most:6.1f}/s"
+            f"  ratio {found.rate / most:.2f}",
+            flush=True,
+        )
+    if options.clients:
+        found = wave(options.clients, 16.8)
+        print(
+            f"{found.uploads} uploads of {found.size_mb:g} MB  acknowledged in {found.acknowledged_s:.1f} s"
+            f"  summed and published in {found.published_s:.1f} s  daemon's peak {found.peak_mib:.0f} MiB",
+            flush=True,
+        )
+    if options.idle:
+        held, took = idle(options.idle)
+        print(f"{options.idle} waiting clients  {held:.0f} MiB above the idle process, all in {took:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
