@@ -37,6 +37,9 @@ bench: setup setup-assets
 	$(BIN)/python tests/bench/bench_keystream.py
 	$(BIN)/python tests/bench/bench_startup.py
 	$(BIN)/python tests/bench/bench_report.py
+	$(BIN)/python tests/bench/bench_restart.py
+	$(BIN)/python tests/bench/bench_flood.py
+	$(BIN)/python tests/bench/bench_load.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_dp_step.py
 
 proto: setup

@@ -13,14 +13,19 @@ import pytest
 from simfed import refusals_open, refusals_phases  # noqa: F401 - they enter the attacks into the register
 from simfed.refusals import REGISTER
 
+from secfed.attack import catalogue
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "THREAT_MODEL.md").read_text(encoding="utf-8")
+
+KIT = frozenset(row.name for row in catalogue.ROWS)
 
 COLUMN = "tests"
 """A table with this column makes claims; the others list people and things."""
 
 _TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+(?:::\w+)?)")
 _ATTACK = re.compile(r"attack:(\w+)")
+_KIT = re.compile(r"kit:([\w-]+)")
 _CODE = re.compile(r"`([^`]+)`")
 _MODULE = re.compile(r"secfed/[\w/]+\.py")
 _LINK = re.compile(r"\]\(([^)#:]+)\)")
@@ -71,6 +76,8 @@ def _missing(reference: str) -> str | None:
     if attack := _ATTACK.fullmatch(reference):
         known = REGISTER.get(attack[1])
         return None if known is not None else f"no attack is called {attack[1]}"
+    if row := _KIT.fullmatch(reference):
+        return None if row[1] in KIT else f"`secfed attack` has no row called {row[1]}"
     test = _TEST.fullmatch(reference)
     if test is None:
         return f"{reference} is neither a test nor an attack"
@@ -101,6 +108,11 @@ def test_whatever_is_named_elsewhere_exists() -> None:
     assert [why for reference in sorted(named) if (why := _missing(reference))] == []
     for path in {*_MODULE.findall(TEXT), *_LINK.findall(TEXT)}:
         assert (ROOT / path).is_file(), path
+
+
+def test_every_attack_of_the_kit_stands_beside_a_claim() -> None:
+    named = {row for cells in ROWS for row in _KIT.findall(cells.tests)}
+    assert named == KIT
 
 
 def test_all_tables_are_read() -> None:

@@ -55,8 +55,6 @@ def mechanism(
     import tempfile
     from datetime import UTC, datetime
 
-    from secfed.audit import result
-    from secfed.audit.mechanism import ERROR, audit
     from secfed.config import ClientConfig, load
     from secfed.config.job import JobFile
     from secfed.errors import AuditFailedError, ConfigError
@@ -66,10 +64,17 @@ def mechanism(
         raise ConfigError(f"--model is {_SMALL} or {_SITE}, not {model!r}")
     site = None if config is None else load(config, ClientConfig)
     file = None if job is None else load(job, JobFile)
+    if model == _SITE and (site is None or file is None):
+        raise ConfigError("--model site needs --config client.toml and --job JOB.toml")
+    trainers = _trainers(file, trainer)
+
+    from secfed.audit import result  # loads for seconds: whatever is wrong above is said at once
+    from secfed.audit.mechanism import ERROR, audit
+
     done: list[MechanismResult] = []
-    for name in _trainers(file, trainer):
+    for name in trainers:
         with tempfile.TemporaryDirectory() as scratch:
-            made = _mechanism(name, file, site if model == _SITE else None, model, Path(scratch))
+            made = _mechanism(name, file, site if model == _SITE else None, Path(scratch))
             checks = audit(made, trials=trials)
         done.append(
             result.MechanismResult(
@@ -118,22 +123,17 @@ def _trainers(file: JobFile | None, wanted: str | None) -> list[Trainer]:
     return [file.training.trainer]
 
 
-def _mechanism(
-    trainer: Trainer, file: JobFile | None, site: ClientConfig | None, model: str, scratch: Path
-) -> Mechanism:
+def _mechanism(trainer: Trainer, file: JobFile | None, site: ClientConfig | None, scratch: Path) -> Mechanism:
     """A job's mechanism, or the one of a plain default, on the small model or the site's."""
     from secfed.aggregation.spec import AdapterSpec
     from secfed.audit.canary import WORDS
     from secfed.audit.small_model import SMALL_POSITIONS, target_modules, write_small_model
     from secfed.audit.workbench import Mechanism
     from secfed.cli.jobfile import privacy_spec
-    from secfed.errors import ConfigError
     from secfed.rounds.plan import DpSpec
     from secfed.training.models import model_folder
 
     section = None if file is None else file.training
-    if model == _SITE and (site is None or section is None):
-        raise ConfigError("--model site needs --config client.toml and --job JOB.toml")
     labels: tuple[str, ...] = ("no", "yes") if trainer == "classify" else ()
     base, modules, rank, alpha, length = "small/random", target_modules(trainer), 8, 8, SMALL_POSITIONS
     if section is not None:

@@ -72,7 +72,8 @@ def calibrate(
 
     from secfed.cli.typed_event import check_delta, typed
     from secfed.errors import ConfigError
-    from secfed.privacy.calibrate import NOISE_MAX, noise_multiplier
+    from secfed.privacy.calibrate import noise_multiplier
+    from secfed.privacy.events import NOISE_MAX
 
     if not 0 < target < math.inf:
         raise ConfigError(f"--epsilon is a number above 0, not {target:g}")

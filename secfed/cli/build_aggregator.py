@@ -12,6 +12,7 @@ from typing import IO
 import structlog
 
 from secfed import __version__
+from secfed.cli import key_state
 from secfed.config import AggregatorConfig, split_address
 from secfed.errors import AuthenticationError, SecfedError
 from secfed.identity import keyfile
@@ -32,7 +33,7 @@ from secfed.store.files import make_directory, private_directory
 from secfed.store.spool import Spool
 from secfed.telemetry import PHASES, Metrics
 from secfed.transport import ops
-from secfed.transport.auditlog import AuditLog
+from secfed.transport.auditlog import AuditLog, log_file
 from secfed.transport.daemon import Daemon, Listening, Reports
 from secfed.wire.codec import ProtoCodec
 
@@ -79,6 +80,8 @@ class Teller:
                 self.metrics.enter(phase if phase in PHASES else "publish")
             case "round_opened", _:
                 self.metrics.enter("train")
+            case "bad_share", {"dealer": str(dealer)}:
+                self.say(f"job {job}  {site} complains: {dealer} dealt it bad shares")
             case "attempt_voided", {"reason": str(reason)}:
                 self.metrics.attempts_voided.inc()
                 self.say(f"job {job}  attempt {facts.get('attempt')} is void: {reason}")
@@ -135,17 +138,19 @@ def build_daemon(
 
     Raises:
         SecfedError: Another process holds the directory, a file is damaged, the roster is not
-            this federation's, or the key is not the aggregator's.
+            this federation's, or the key is not the aggregator's or has served with another state.
     """
+    key_state.check_start(config.key, config.state_dir)
     private_directory(config.state_dir)
     make_directory(config.output_dir)
     with contextlib.ExitStack() as opened:
-        decisions = opened.enter_context(DecisionStore(config.state_dir / "decisions.sqlite"))
+        decisions = opened.enter_context(DecisionStore(config.state_dir / key_state.DATABASE))
         rosters = RosterKeeper(config.roster, from_base64(config.roster_key, 32), decisions)
         _check_keys(keys, rosters.current, datetime.now(UTC))
+        key_state.serve_with(config.key, config.state_dir, decisions)
         teller = Teller(Metrics(), out)
         house = _house(config, keys, decisions, rosters, teller)
-        audit = AuditLog(config.state_dir / "audit.jsonl", keys.signing, lambda: datetime.now(UTC))
+        audit = AuditLog(log_file(config.state_dir, keys.signing), keys.signing, lambda: datetime.now(UTC))
         opened.callback(audit.close)
         return Daemon(
             keys=keys,

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
+from secfed.cli import key_state
 from secfed.cli.heads import Heads
 from secfed.cli.ledgers import Ledgers
+from secfed.cli.loading import large_libraries
 from secfed.config import ClientConfig, DataConfig, PolicyConfig
 from secfed.config import load as load_config
 from secfed.crypto.kdf import digest
@@ -29,7 +31,7 @@ from secfed.errors import AuthenticationError, ConfigError, PeerError
 from secfed.identity import keyfile
 from secfed.identity.fields import from_base64
 from secfed.identity.keyfile import MemberKeys
-from secfed.ids import JobId
+from secfed.ids import Digest, JobId
 from secfed.privacy.events import Event
 from secfed.privacy.ledger import Ledger
 from secfed.rounds.admission import Site
@@ -102,16 +104,18 @@ class _Contributors:
             self._training = self._trainer()
         return self._training
 
+    def prepare(self) -> None:
+        """Load what training takes, where a job of this site will most likely train; nothing is decided."""
+        if self.config.data is not None and self.update is None:
+            with contextlib.suppress(ConfigError):
+                _load_training()
+
     def _trainer(self) -> Contributor:
         data = _data(self.config)
-        try:
-            from secfed.training.contributor import SiteSettings, TrainingContributor
-            from secfed.training.models import model_folder
-        except ModuleNotFoundError as missing:
-            raise ConfigError(
-                f"this job trains, and {missing.name} is not installed here",
-                hint="pip install 'secfed[train]'",
-            ) from missing
+        _load_training()
+        from secfed.training.contributor import SiteSettings, TrainingContributor
+        from secfed.training.models import model_folder
+
         settings = SiteSettings(
             data=data.file,
             model_folder=lambda model: model_folder(self.config.models_dir, model),
@@ -123,6 +127,22 @@ class _Contributors:
             threads=self.config.threads,
         )
         return TrainingContributor(settings, self.key, on_step=self.on_step)
+
+
+def _load_training() -> None:
+    """Import the libraries that train.
+
+    Raises:
+        ConfigError: One of them is not installed.
+    """
+    try:
+        with large_libraries():
+            import secfed.training.contributor  # noqa: F401
+    except ModuleNotFoundError as missing:
+        raise ConfigError(
+            f"this job trains, and {missing.name} is not installed here",
+            hint="pip install 'secfed[train]'",
+        ) from missing
 
 
 def _data(config: ClientConfig) -> DataConfig:
@@ -138,7 +158,11 @@ def _data(config: ClientConfig) -> DataConfig:
 
 @dataclass(slots=True)
 class Client:
-    """A wired client; `close` releases everything."""
+    """A wired client; `close` releases everything.
+
+    Attributes:
+        prepare: Loads what a job of this site will most likely take, while there is time.
+    """
 
     config: ClientConfig
     keys: MemberKeys
@@ -146,6 +170,7 @@ class Client:
     rounds: ClientRounds
     link: Connection
     ledgers: Ledgers
+    prepare: Callable[[], None]
     _stack: contextlib.ExitStack = field(repr=False)
 
     def close(self) -> None:
@@ -198,13 +223,18 @@ def open_client(
 
     Raises:
         LockedError: Another client uses the same state directory.
+        AuthenticationError: The key has served, with another state than this one.
         SecfedError: Configuration, keys, roster or stores cannot be used.
     """
     config, policy, keys = load_site(path, secrets)
+    heads = Heads(config.state_dir)
+    forgotten = key_state.forgotten_charges(config.ledger_dir, heads.known)
+    key_state.check_start(config.key, config.state_dir, forgotten=forgotten)
     with contextlib.ExitStack() as stack:
         files.private_directory(config.state_dir)
-        decisions = stack.enter_context(DecisionStore(config.state_dir / "decisions.sqlite"))
-        ledgers = Ledgers(config.ledger_dir, keys, Heads(config.state_dir), config.data)
+        decisions = stack.enter_context(DecisionStore(config.state_dir / key_state.DATABASE))
+        state = key_state.state_for(config.key, config.state_dir, decisions, forgotten=forgotten)
+        ledgers = Ledgers(config.ledger_dir, keys, heads, config.data)
         stack.callback(ledgers.close)
         rosters = RosterKeeper(config.roster, from_base64(config.roster_key, 32), decisions)
         key = site_key(config.state_dir / "site.key")
@@ -217,12 +247,14 @@ def open_client(
                 return ledgers.scratch()
             return ledgers.data_set()
 
+        contributors = _Contributors(config, update, key, on_step)
         link = Connection(
             config.aggregator,
             keys,
             rosters,
             Sequence(),
             now=utc_now,
+            state=Digest(state),
             ledger_head=lambda: rounds.ledger_head,
             patience_s=patience_s,
             on_retry=on_retry,
@@ -239,7 +271,7 @@ def open_client(
             policy=policy,
             policy_digest=digest(Label.POLICY, config.policy.read_bytes()).hex(),
             ledger=ledger_of,
-            contributor=_Contributors(config, update, key, on_step),
+            contributor=contributors,
             base=lambda wanted: _adapter(link.download(wanted)),
             observer=observer,
             now=utc_now,
@@ -247,7 +279,8 @@ def open_client(
         )
         rounds = ClientRounds(site)
         link.check()
-        return Client(config, keys, rosters, rounds, link, ledgers, stack.pop_all())
+        key_state.bind(config.key, config.state_dir, state)
+        return Client(config, keys, rosters, rounds, link, ledgers, contributors.prepare, stack.pop_all())
 
 
 def _adapter(data: bytes) -> Mapping[str, NDArray[np.float32]]:

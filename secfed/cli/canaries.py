@@ -48,8 +48,7 @@ def make(
     ] = None,
 ) -> None:
     """Make canaries and toss a secret coin for each: which of them go into the site's data."""
-    from secfed.audit import canary, result
-    from secfed.audit.guesses import CANARIES_MIN
+    from secfed.audit import canary
     from secfed.config import ClientConfig, load
     from secfed.errors import ConfigError
     from secfed.store import files
@@ -59,8 +58,10 @@ def make(
     classes = () if data is None else data.labels
     if labels is not None:
         classes = tuple(label.strip() for label in labels.split(","))
-    if count < CANARIES_MIN:
-        raise ConfigError(f"--count {count} is too few: the fewest that can show anything are {CANARIES_MIN}")
+    if count < canary.COUNT_MIN:
+        raise ConfigError(
+            f"--count {count} is too few: the fewest that can show anything are {canary.COUNT_MIN}"
+        )
     if output.exists():
         raise ConfigError(f"{output} exists already", hint="Name a new folder with --output.")
     if form not in ("jsonl", "csv") or (form, name) == ("csv", "kto"):
@@ -80,6 +81,9 @@ def make(
         numbers=numbers,
     )
     lines = canary.as_lines(rows)
+
+    from secfed.audit import result  # loads for seconds: whatever is wrong above is said at once
+
     coins = result.Coins(
         trainer=name,
         canaries_sha256=result.file_sha256(lines),
@@ -118,15 +122,21 @@ def score(
 ) -> None:
     """Score each canary with a trained adapter: by how much its loss fell."""
     from secfed.aggregation import folder
-    from secfed.audit import result
-    from secfed.audit import score as scoring
-    from secfed.errors import ConfigError
+    from secfed.errors import ConfigError, DataError
     from secfed.store import files
     from secfed.training.models import model_folder
 
     if output.exists():
         raise ConfigError(f"{output} exists already", hint="Name another file with --output.")
+    if device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device is auto, cpu, cuda or cuda:N, not {device!r}")
+    if not rows.is_file():
+        raise DataError(f"{rows} is no file", hint="Name the canaries.jsonl of `secfed audit canaries make`.")
     base = model_folder(models.expanduser(), folder.read(adapter)[0].base_model)
+
+    from secfed.audit import result  # load for seconds: whatever is wrong above is said at once
+    from secfed.audit import score as scoring
+
     found = scoring.score(rows, adapter, base, start=start, max_length=max_length, device=device)
     files.create_exclusive(output, result.to_bytes(found))
     typer.echo(f"scores         {output}  ({len(found.scores)} canaries)")
@@ -163,10 +173,16 @@ def bound(
 
     import numpy as np
 
-    from secfed.audit import guesses, result
     from secfed.config import ClientConfig, load
     from secfed.errors import AuditFailedError, ConfigError, DataError
     from secfed.identity.fields import write_time
+
+    if (guessed_in is None) != (guessed_out is None):
+        raise ConfigError("give both of --guess-in and --guess-out, or neither")
+    if not 0 < confidence < 1 or (delta is not None and not 0 < delta < 1):
+        raise ConfigError("--confidence and --delta lie between 0 and 1")
+
+    from secfed.audit import guesses, result
 
     tossed, scored = result.load(coins, result.Coins), result.load(scores, result.Scores)
     if tossed.canaries_sha256 != scored.canaries_sha256 or len(tossed.included) != len(scored.scores):
@@ -174,8 +190,6 @@ def bound(
             f"{coins} and {scores} belong to different sets of canaries",
             hint="Score the canaries.jsonl that lies beside these coins.",
         )
-    if (guessed_in is None) != (guessed_out is None):
-        raise ConfigError("give both of --guess-in and --guess-out, or neither")
     held = _claim(scored, claim, delta)
     at = held.delta if held is not None else delta
     if at is None:

@@ -13,13 +13,14 @@ from secfed.cli.typed_event import DECLARED
 if TYPE_CHECKING:
     from types import FrameType
 
-    from secfed.cli.build_client import Client, UpdateFile
+    from secfed.cli.build_client import UpdateFile
     from secfed.cli.passphrase import Source
-    from secfed.cli.site_lines import Lines
     from secfed.ids import JobId
-    from secfed.rounds.client import RoundEnd
 
 __all__ = ["app"]
+
+JOB_WAIT_S = 600
+"""How long a client waits for the job that it was started for, seconds, if nothing else is said."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -76,7 +77,13 @@ def join(
 @app.command("run")
 def run(
     config: _Config = _CONFIG,
-    job: Annotated[str | None, typer.Option("--job", help="Take part in this job alone, to its end.")] = None,
+    job: Annotated[
+        str | None, typer.Option("--job", help="Take part in this job alone, to its end; it may start later.")
+    ] = None,
+    wait: Annotated[
+        int | None,
+        typer.Option("--wait", min=0, help=f"Seconds that --job may take to be started ({JOB_WAIT_S})."),
+    ] = None,
     update: Annotated[
         Path | None, typer.Option("--update", help="What to give to vector jobs: a .safetensors file.")
     ] = None,
@@ -84,13 +91,27 @@ def run(
     passphrase_file: PassphraseFile = None,
     passphrase_fd: Descriptor = None,
 ) -> None:
-    """Take part in rounds until stopped; trains here, under this site's policy and budget."""
+    """Take part in rounds until stopped; trains here, under this site's policy and budget.
+
+    A plan that policy or budget refuses is declined and logged; with --job, or once no other job is left,
+    the command then ends with that refusal's exit code.
+    """
+    from secfed.errors import ConfigError
+
+    only = _job(job)
+    if wait is not None and only is None:
+        raise ConfigError(
+            "--wait says how long --job may take to be started, and no --job is given",
+            hint="Name the job with --job, or leave --wait out: without a job a client waits for ever.",
+        )
+
     from secfed.cli.build_client import UpdateFile
     from secfed.cli.passphrase import source
 
     given = None if update is None else UpdateFile(_existing(update), weight)
     secrets = source(passphrase_file, passphrase_fd)
-    _take_part(config, secrets, job=job, update=given, one_round=False)
+    job_wait_s = JOB_WAIT_S if wait is None else wait
+    _take_part(config, secrets, only=only, update=given, one_round=False, job_wait_s=job_wait_s)
 
 
 @app.command("push")
@@ -131,6 +152,8 @@ def push(
     passphrase_fd: Descriptor = None,
 ) -> None:
     """Take part in one round with a vector trained elsewhere; without a declared event it is not private."""
+    only = _job(job)
+
     from secfed.cli.build_client import UpdateFile
     from secfed.cli.ledgers import unit_of
     from secfed.cli.passphrase import source
@@ -157,7 +180,22 @@ def push(
     secrets = source(passphrase_file, passphrase_fd)
     if event is not None:
         typer.echo(f"the vector is charged to the data set's ledger as {DECLARED}: {described(event)}")
-    _take_part(config, secrets, job=job, update=given, one_round=True)
+    _take_part(config, secrets, only=only, update=given, one_round=True)
+
+
+def _job(name: str | None) -> JobId | None:
+    """The job that was named: one that no job can be called by would be waited for in vain."""
+    from secfed.errors import ConfigError
+    from secfed.ids import SITE_PATTERN, JobId
+
+    if name is None:
+        return None
+    if not SITE_PATTERN.fullmatch(name):
+        raise ConfigError(
+            f"--job: {name[:80]!r} is no job name: 1 to 63 lower-case letters, digits and inner hyphens",
+            hint="`secfed job list` shows the names of all jobs.",
+        )
+    return JobId(name)
 
 
 def _existing(update: Path) -> Path:
@@ -177,19 +215,24 @@ class _StopRequested(BaseException):
 
 
 def _take_part(
-    config: Path, secrets: Source, *, job: str | None, update: UpdateFile | None, one_round: bool
+    config: Path,
+    secrets: Source,
+    *,
+    only: JobId | None,
+    update: UpdateFile | None,
+    one_round: bool,
+    job_wait_s: int = JOB_WAIT_S,
 ) -> None:
     import signal
 
+    from secfed.cli.attending import attend
     from secfed.cli.build_client import open_client
     from secfed.cli.site_lines import Lines, Teller
     from secfed.config import ClientConfig, load
-    from secfed.ids import JobId
     from secfed.telemetry import configure
 
     configure(load(config, ClientConfig).log_level)
     lines = Lines()
-    only = None if job is None else JobId(job)
     with open_client(
         config,
         secrets,
@@ -202,7 +245,7 @@ def _take_part(
         former = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             lines.say(f"{client.config.site} takes part at {client.config.aggregator}")
-            _rounds(client, lines, only, one_round=one_round)
+            attend(client, lines, only=only, one_round=one_round, job_wait_s=job_wait_s)
         except _StopRequested:
             lines.say("stopped")
         finally:
@@ -212,54 +255,3 @@ def _take_part(
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
     raise _StopRequested
-
-
-def _rounds(client: Client, lines: Lines, only: JobId | None, *, one_round: bool) -> None:
-    """Hear facts until stopped, or until what was asked for is done."""
-    import time
-
-    from secfed.errors import RoundAbortedError
-    from secfed.rounds.client import RoundEnd
-    from secfed.rounds.conversation import Awaited, DeclinedRound, Setback, take_part
-
-    for fact in take_part(client.rounds, client.link, time.sleep):
-        match fact:
-            case DeclinedRound(reason):
-                if one_round or only is not None:
-                    raise reason
-                lines.say(f"declined: {reason}")
-            case RoundEnd():
-                lines.say(_round_line(client, fact))
-                if one_round and not fact.included:
-                    raise RoundAbortedError(f"round {fact.round} of {fact.job}: {fact.reason}")
-                if one_round:
-                    return
-            case Setback(reason):
-                lines.say(f"setback: {reason}")
-            case Awaited():
-                lines.awaited(fact)
-        if only is not None and isinstance(fact, RoundEnd | Awaited) and _is_over(client, lines, only):
-            return
-
-
-def _round_line(client: Client, end: RoundEnd) -> str:
-    from secfed.cli.site_lines import epsilon_words, round_words
-    from secfed.privacy.events import declared
-
-    state = client.ledgers.last_used.state
-    said = sum(map(declared, state.spent))
-    note = f", {said} of {len(state.spent)} charges {DECLARED}" if said else ""
-    return round_words(end, epsilon_words(state) + note)
-
-
-def _is_over(client: Client, lines: Lines, job: JobId) -> bool:
-    """Whether the one job that this client is for came to its end."""
-    from secfed.errors import RoundAbortedError
-
-    for state in client.link.status(job).jobs:
-        if state.state == "failed":
-            raise RoundAbortedError(f"job {job} failed: {state.waiting_for}")
-        if state.state in ("done", "stopped"):
-            lines.say(f"job {job} is {state.state}")
-            return True
-    return False

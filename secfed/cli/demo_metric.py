@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from secfed.cli.loading import large_libraries
 from secfed.config.job import JobFile, TrainingSection
 
 if TYPE_CHECKING:
@@ -57,11 +58,12 @@ class Gauge:
 
 
 def _load_libraries() -> None:
-    import secfed.cli.job
-    import secfed.cli.jobfile
-    import secfed.privacy.accountant
-    import secfed.training.evaluate
-    import secfed.training.spec  # noqa: F401
+    with large_libraries():
+        import secfed.cli.job
+        import secfed.cli.jobfile
+        import secfed.privacy.accountant
+        import secfed.training.evaluate
+        import secfed.training.spec  # noqa: F401
 
 
 def _evaluator(section: TrainingSection, models: Path, public: Path) -> Evaluator:

@@ -50,7 +50,8 @@ QUIET_S = 15.0
 REPORT = "report.txt"
 """The sites' privacy report, in the demo's folder."""
 
-_POLL_S = 0.05
+_POLL_S, _LOOK_S = 0.05, 0.25
+"""How often contributions are looked for, which are soon gone, and the sites' output; seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +134,11 @@ def _set_up(
     say(f"data           {material.say}; {material.public_rows} public rows are held out")
     path = play.root / "JOB.toml"
     path.write_text(to_toml(material.job, play.root))
+    clients = [play.start_client(name, "--job", material.job.name) for name in SITES]  # they load meanwhile
     gauge.await_libraries()
     for line in play.start_job(path, models).splitlines():
         say(line)
-    # not earlier: a client that asks for a job that is not there yet ends with an error
-    return [play.start_client(name, "--job", material.job.name) for name in SITES]
+    return clients
 
 
 def _watch(
@@ -181,7 +182,7 @@ def _watch(
                 raise failure(process.name, code, process.output, process.log)
         return all(not client.running for client in clients)
 
-    play.until(look, "the sites to finish", material.limit_s)
+    play.until(look, "the sites to finish", material.limit_s, every_s=_LOOK_S)
     if not before:
         raise RoundAbortedError("the job ended without a round", hint=f"The logs are in {play.root}.")
     return before[0]
@@ -204,7 +205,7 @@ def _standing(client: Process) -> str:
     if ": waiting for " in last:  # `waiting: job J round 1: waiting for 2 sites: a, b, for 30 s at most`
         what = last.rpartition(": waiting for ")[2].rpartition(": ")[2]
         return f"waits for {what.partition(', for ')[0]}"
-    if last.startswith("waiting: "):
+    if last.startswith("waiting: ") and "not started yet" not in last:  # it loads libraries meanwhile
         return f"waits ({last.removeprefix('waiting: ')})"
     return "loads its model and rows" if " accepted " in last else "gets ready"
 
@@ -311,9 +312,9 @@ def _checked(
 
 def _account(play: Playground) -> Mapping[str, Any]:
     """Write the sites' report, and return it."""
-    configs = [part for site in SITES for part in ("--config", str(play.config(site)))]
-    play.run("report", *configs, "--output", str(play.root / REPORT))
-    account: Mapping[str, Any] = json.loads(play.run("report", *configs, "--format", "json"))
+    configs = [play.config(site) for site in SITES]
+    play.report(configs, "text", play.root / REPORT)
+    account: Mapping[str, Any] = json.loads(play.report(configs, "json"))
     return account
 
 

@@ -163,12 +163,13 @@ def enroll(
     passphrase_file: PassphraseFile = None,
     passphrase_fd: Descriptor = None,
 ) -> None:
-    """Take sites into the roster and write one invite for each; nobody else's files change."""
+    """Take sites into the roster and write an invite for each that dials; nobody else's files change."""
     from datetime import UTC, datetime
 
     from secfed.cli.passphrase import source
     from secfed.errors import AuthenticationError, ConfigError
     from secfed.identity import enrolment, invite, membership
+    from secfed.identity.roles import Role
     from secfed.store import files
 
     if rotate and corrupt is not None:
@@ -202,6 +203,7 @@ def enroll(
     invites = {
         directory / INVITES / f"{each.site}.invite": invite.create(key, roster, each.site, where)
         for each in found
+        if each.role is not Role.AGGREGATOR  # it dials nobody, and joins nothing
     }
     # The roster comes last: should a write fail before, the same command can be given again.
     files.make_directory(directory / INVITES)

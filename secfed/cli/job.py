@@ -54,13 +54,14 @@ def start(
     from datetime import UTC, datetime
 
     from secfed.cli.connect import Member
-    from secfed.cli.jobfile import plan_of
+    from secfed.cli.jobfile import plan_of, require_files
     from secfed.cli.passphrase import source
     from secfed.config import load
     from secfed.config.job import JobFile
     from secfed.rounds.proposal import sign_job_plan
 
     job = load(path, JobFile)
+    require_files(job)
     admin = Member(config, source(passphrase_file, passphrase_fd))
     with admin.connection() as connection:
         connection.check()  # the newest roster, before anything is signed under it

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import typer
 
+from secfed.cli import key_state
 from secfed.cli.build_client import utc_now
 from secfed.cli.ledgers import check_unclaimed, create_ledger
 from secfed.cli.passphrase import Source
 from secfed.config import BudgetPolicy, ClientConfig, DataConfig, JobPolicy, PolicyConfig, checked, to_toml
-from secfed.errors import AuthenticationError, ConfigError, NetworkError
+from secfed.errors import AuthenticationError, ConfigError, NetworkError, RosterError
 from secfed.identity import invite as invites
 from secfed.identity import keyfile
 from secfed.identity.fields import to_base64
@@ -50,6 +51,7 @@ def join(invite_path: Path, key_path: Path, directory: Path, wishes: Wishes, sec
         ConfigError: A file is there already, or an option is missing or wrong.
         LedgerError: The data file has a ledger elsewhere.
         RosterError: The invite is forged or malformed, or for another key.
+        AuthenticationError: The key has served with a state that is not here.
         KeyFileError: The key file cannot be used.
     """
     invite = _read_invite(invite_path)
@@ -84,6 +86,7 @@ def join(invite_path: Path, key_path: Path, directory: Path, wishes: Wishes, sec
     for path in texts:
         if path.exists():
             raise ConfigError(f"{path} exists already", hint="Choose another --dir; nothing was written.")
+    key_state.check_start(config.key, config.state_dir)
     if config.data is not None:
         check_unclaimed(config.data)
     for folder in (directory, config.state_dir, config.ledger_dir):
@@ -110,6 +113,8 @@ def _read_invite(path: Path) -> Invite:
         return invites.verify(path.read_bytes())
     except OSError as problem:
         raise ConfigError(f"{path}: {problem.strerror}") from problem
+    except RosterError as problem:
+        raise RosterError(f"{path}: {problem}", hint=problem.hint) from problem
 
 
 def _check_keys(invite: Invite, keys: MemberKeys) -> None:
@@ -166,7 +171,7 @@ def _policy(directory: Path, wishes: Wishes, data: DataConfig | None) -> PolicyC
 
 def _try(config: ClientConfig, keys: MemberKeys, roster_key: bytes) -> None:
     """Pin the roster, and prove the configuration by a signed call over mutual TLS."""
-    with DecisionStore(config.state_dir / "decisions.sqlite") as decisions:
+    with DecisionStore(config.state_dir / key_state.DATABASE) as decisions:
         rosters = RosterKeeper(config.roster, roster_key, decisions)
         link = Connection(
             config.aggregator,

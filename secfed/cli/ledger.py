@@ -37,11 +37,10 @@ def verify(
 ) -> None:
     """Verify the chain and every signature; a fault names the entry and what is wrong with it."""
     from secfed.cli.heads import Heads, write_head
-    from secfed.cli.provers import provers
+    from secfed.cli.provers import verified
     from secfed.config import ClientConfig, load
     from secfed.errors import ConfigError, KeyFileError, LedgerError
     from secfed.identity import enrolment, keyfile
-    from secfed.privacy import ledger
 
     expect = _head(head)
     if config is not None and public is None:
@@ -57,8 +56,7 @@ def verify(
         identity = enrolment.verify(key_file.read_bytes())
     except OSError as problem:
         raise KeyFileError(f"{key_file}: {problem.strerror}") from problem
-    with provers([path]) as pool:
-        verdict = ledger.verify(path, identity.identity_key, expect=expect, helpers=pool)
+    (verdict,) = verified([(path, identity.identity_key, expect)])
     if verdict.fault is not None:
         raise LedgerError(f"{path}: {verdict.fault}")
     typer.echo(f"ledger         {path}")

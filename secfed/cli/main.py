@@ -19,11 +19,13 @@ from secfed import __version__
 from secfed.cli import (
     adapter,
     aggregator,
+    attack,
     audit,
     budget,
     client,
     data,
     demo,
+    doctor,
     evaluate,
     federation,
     job,
@@ -77,6 +79,7 @@ app.add_typer(aggregator.app, name="aggregator", help="Run the aggregator.")
 app.add_typer(client.app, name="client", help="Join a federation; train, or push an update.")
 app.add_typer(job.app, name="job", help="Write, start, pause, resume, stop and list jobs.")
 app.command("status")(status.status)
+app.command("doctor", short_help="What would keep this member from working, before it starts.")(doctor.doctor)
 app.add_typer(adapter.app, name="adapter", help="Fetch a round's adapter.")
 app.command("eval")(evaluate.evaluate)
 app.add_typer(data.app, name="data", help="Check a site's data; make feedback of preference pairs.")
@@ -84,6 +87,7 @@ app.add_typer(budget.app, name="budget", help="What noise costs, and what a job 
 app.command("report", short_help="What was spent of a data set's budget, and what is left.")(report.report)
 app.add_typer(ledger.app, name="ledger", help="Verify a ledger's chain and signatures.")
 app.add_typer(audit.app, name="audit", help="Measure the mechanism; bound epsilon from below.")
+app.command("attack", short_help="Attack this software on loopback, and see what holds.")(attack.attack)
 
 
 def main() -> None:

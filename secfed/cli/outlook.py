@@ -16,11 +16,11 @@ from secfed.errors import LedgerError, PolicyRefusedError
 from secfed.privacy import accountant, budget
 from secfed.privacy.accountant import Figure
 from secfed.privacy.cache import FigureCache
-from secfed.privacy.events import Event, NonPrivate, PoissonGaussian
+from secfed.privacy.events import NOISE_MAX, Event, NonPrivate, PoissonGaussian
 from secfed.privacy.report.account import guess_bound
 from secfed.rounds import policy
 from secfed.rounds.charge import steps_event
-from secfed.rounds.plan import CURVE_MAX, NOISE_MULTIPLIER_MAX, DpSpec
+from secfed.rounds.plan import CURVE_MAX, DpSpec
 
 __all__ = ["Outlook", "Prospect", "SiteOutlook", "chance", "guess_words", "look_ahead"]
 
@@ -57,7 +57,7 @@ class Prospect:
         dp: Its public constants. event: What a round is charged as.
         one_round: Figure of one round. whole: Of all, spare ones included.
         by_round: Epsilon after each round, by PLD or a bound from above; empty for long jobs.
-        least: Figure of the whole at `NOISE_MULTIPLIER_MAX`: as low as this sampling and these steps go.
+        least: Figure of the whole at `NOISE_MAX`: as low as this sampling and these steps go.
     """
 
     dp: DpSpec
@@ -117,8 +117,8 @@ class Outlook:
                 "epsilon_by_round": prospect.by_round,
                 "noise_in_mean": prospect.noise_in_mean(job.min_cohort),
                 "least": {
-                    "noise_multiplier": NOISE_MULTIPLIER_MAX,
-                    "noise_in_mean": prospect.noise_in_mean(job.min_cohort, NOISE_MULTIPLIER_MAX),
+                    "noise_multiplier": NOISE_MAX,
+                    "noise_in_mean": prospect.noise_in_mean(job.min_cohort, NOISE_MAX),
                     **prospect.least.to_json(),
                 },
             }
@@ -159,8 +159,8 @@ class Outlook:
             (
                 "least",
                 f"epsilon {prospect.least.epsilon:.3f} with the same sampling and steps, at the most noise a "
-                f"plan may have ({NOISE_MULTIPLIER_MAX}); in the mean "
-                f"{prospect.noise_in_mean(job.min_cohort, NOISE_MULTIPLIER_MAX):.3g}",
+                f"plan may have ({NOISE_MAX}); in the mean "
+                f"{prospect.noise_in_mean(job.min_cohort, NOISE_MAX):.3g}",
             ),
         ]
 
@@ -219,7 +219,7 @@ def _prospect(job: JobFile, cache: FigureCache | None) -> Prospect | None:
     dp = privacy_spec(job, job.privacy, job.training)
     delta, rounds = float(dp.delta), job.rounds + job.spare_rounds
     event = steps_event(dp, job.training.steps)
-    most_noise = dp.model_copy(update={"noise_multiplier": str(NOISE_MULTIPLIER_MAX)})
+    most_noise = dp.model_copy(update={"noise_multiplier": str(NOISE_MAX)})
     few = job.rounds <= CURVE_MAX
     return Prospect(
         dp=dp,

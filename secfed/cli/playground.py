@@ -315,7 +315,17 @@ class Playground:
             )
         return said.getvalue()
 
-    def until(self, reached: Callable[[], object], what: str, timeout_s: float) -> None:
+    def report(self, configs: Sequence[Path], form: str, output: Path | None = None) -> str:
+        """`secfed report` of these sites; returns what it printed. A second form of it costs little."""
+        from secfed.cli import report
+
+        with _quiet() as said:
+            report.report(list(configs), form, output)
+        return said.getvalue()
+
+    def until(
+        self, reached: Callable[[], object], what: str, timeout_s: float, *, every_s: float = 0.05
+    ) -> None:
         """Wait until something holds.
 
         Raises:
@@ -327,7 +337,7 @@ class Playground:
                 raise NetworkError(
                     f"waited {timeout_s:.0f} s for {what}", hint=f"The logs are in {self.root}."
                 )
-            time.sleep(0.05)
+            time.sleep(every_s)
 
     def _listens(self) -> bool:
         with socket.socket() as probe:

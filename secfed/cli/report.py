@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from secfed.config import ClientConfig
     from secfed.privacy.ledger import Verdict
     from secfed.privacy.report.account import Report
+    from secfed.privacy.report.audits import Audit
 
 __all__ = ["FORMATS", "LEDGER_GLOB", "report", "verdicts", "verdicts_of"]
 
@@ -84,20 +85,15 @@ def _of_ledgers(paths: list[Path], output_format: str, output: Path | None) -> N
     from datetime import UTC, datetime
 
     from secfed.errors import LedgerError
+    from secfed.privacy import accountant
     from secfed.privacy.report import account
-    from secfed.privacy.report import audits as audit_files
 
-    found = verdicts_of(paths)
+    found = verdicts_of(paths, meanwhile=accountant.load)
     if not found:
         raise LedgerError(
             "there is no ledger yet",
             hint="A site's ledger is made by `secfed client join --data` or its first job.",
         )
-    audits = {
-        verdict.path: audit_files.read(verdict.path.parent / audit_files.AUDITS)
-        for verdict in found
-        if verdict.state is not None and verdict.state.opening.budget is not None
-    }
     made = account.build(
         found,
         now=datetime.now(UTC),
@@ -105,12 +101,25 @@ def _of_ledgers(paths: list[Path], output_format: str, output: Path | None) -> N
             ["secfed", "report", *(word for path in paths for word in ("--config", str(path)))]
         ),
         code=_code(),
-        audits=audits,
+        audits=_audits(found),
     )
     _put(_written(made, output_format), output)
     broken = [verdict for verdict in found if verdict.fault is not None]
     if broken:
         raise LedgerError(f"{broken[0].path}: {broken[0].fault}")
+
+
+def _audits(found: Sequence[Verdict]) -> dict[Path, tuple[Audit, ...]]:
+    """The audits of each folder of ledgers, shown once: beside the data set's, or else the first one."""
+    from secfed.privacy.report import audits
+
+    bearer: dict[Path, Verdict] = {}
+    for verdict in found:
+        if verdict.state is not None:
+            bearer.setdefault(verdict.path.parent, verdict)
+            if verdict.state.opening.budget is not None:
+                bearer[verdict.path.parent] = verdict
+    return {verdict.path: audits.read(folder / audits.AUDITS) for folder, verdict in bearer.items()}
 
 
 def _written(made: Report, output_format: str) -> str:
@@ -171,16 +180,18 @@ def verdicts(config_path: Path) -> list[Verdict]:
     return verdicts_of([config_path])
 
 
-def verdicts_of(configs: Sequence[Path]) -> list[Verdict]:
+def verdicts_of(configs: Sequence[Path], meanwhile: Callable[[], object] = lambda: None) -> list[Verdict]:
     """Verify every ledger of these sites, each under its site's identity key and against what that remembers.
+
+    Args:
+        meanwhile: See `provers.verified`.
 
     Raises:
         StorageError: One that is remembered is gone, or cannot be read.
     """
     from secfed.cli.heads import Heads
-    from secfed.cli.provers import provers
+    from secfed.cli.provers import verified
     from secfed.config import ClientConfig, load
-    from secfed.privacy import ledger
 
     wanted = []
     for path in configs:
@@ -189,8 +200,7 @@ def verdicts_of(configs: Sequence[Path]) -> list[Verdict]:
         names = {path.name for path in config.ledger_dir.glob(LEDGER_GLOB)} | heads.names()
         # what is known is read before the ledgers: these may go on
         wanted += [(config.ledger_dir / name, public, heads.known(name)) for name in sorted(names)]
-    with provers(path for path, _, _ in wanted) as pool:
-        return [ledger.verify(path, public, expect=head, helpers=pool) for path, public, head in wanted]
+    return verified(wanted, meanwhile)
 
 
 def _identity_key(config: ClientConfig) -> bytes:

@@ -8,14 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from secfed.cli.connect import Member, member_config
 from secfed.cli.tables import table
-from secfed.errors import ConfigError, PolicyRefusedError
+from secfed.errors import ConfigError, DataError, PolicyRefusedError
 from secfed.identity.fields import from_base64
+from secfed.identity.signed import unverified_text
 from secfed.ids import JobId
 from secfed.privacy.report.document import at_even_distances
 from secfed.privacy.report.plan import PlanAccount, PlanLine, recompute
 from secfed.rounds.charge import dp_event
+from secfed.rounds.plan import JobPlan
 from secfed.rounds.plan_address import plan_address
 from secfed.rounds.proposal import JobProposal, open_job_plan
 from secfed.rounds.rosters import RosterKeeper
@@ -35,13 +39,22 @@ def read(path: Path, config: Path) -> JobProposal:
     """A signed plan from a file, verified against the roster that the configuration names; needs no key.
 
     Raises:
-        PeerError: It is no plan, or was changed.
+        DataError: It is no plan, whoever wrote it.
+        PeerError: It was changed, or is another federation's.
         RosterError: Who signed it is no admin of the roster.
     """
     member = member_config(config)
     roster = RosterKeeper(member.roster, from_base64(member.roster_key, 32)).current
     with storage_errors(path):
-        return open_job_plan(path.read_bytes(), roster, datetime.now(UTC))
+        data = path.read_bytes()
+    try:
+        JobPlan.model_validate_json(unverified_text(data, what=str(path), error=DataError))
+    except (ValidationError, DataError) as problem:
+        raise DataError(
+            f"{path} is no signed job plan",
+            hint="Name a file that `secfed report --job J --save-plan` wrote.",
+        ) from problem
+    return open_job_plan(data, roster, datetime.now(UTC))
 
 
 def fetch(job: str, config: Path, secrets: Source) -> JobProposal:

@@ -10,6 +10,9 @@ import typer
 from secfed.cli.passphrase import Descriptor, PassphraseFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from secfed.ids import ClientId
     from secfed.rounds.exchange import JobState
 
 __all__ = ["progress", "status"]
@@ -44,7 +47,7 @@ def status(
         typer.echo("jobs           none yet")
     for each in reply.jobs:
         typer.echo("")
-        typer.echo(_in_words(each))
+        typer.echo(_in_words(each, reply.connected))
 
 
 def progress(job: JobState) -> str:
@@ -55,12 +58,17 @@ def progress(job: JobState) -> str:
     return f"{published}/{job.rounds} published"
 
 
-def _in_words(job: JobState) -> str:
+def _in_words(job: JobState, connected: Sequence[ClientId]) -> str:
     lines = [f"job            {job.job}  kind {job.kind}, {job.state}, {progress(job)}"]
+    if job.phase:
+        attempt = f", attempt {job.attempt}" if job.attempt else ""
+        lines.append(f"phase          {job.phase}{attempt}")
     if job.waiting_for:
         left = f", {job.remaining_s} s left" if job.remaining_s else ""
         lines.append(f"now            {job.waiting_for}{left}")
-    lines += [f"  {member.site:<24} {member.state}, for {member.since_s} s" for member in job.members]
+    for member in job.members:
+        away = "" if member.site in connected else ", not connected"
+        lines.append(f"  {member.site:<24} {member.state}, for {member.since_s} s{away}")
     for ended in job.history:
         dropped = "".join(f", {site}: {why}" for site, why in ended.dropped)
         epsilon = f"  eps by plan {ended.epsilon_by_plan}" if ended.epsilon_by_plan else ""

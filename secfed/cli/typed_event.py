@@ -72,9 +72,10 @@ def typed(
     Raises:
         ConfigError: A value is out of range, or no bound is known for the combination.
     """
+    from typing import get_args
+
     from secfed.errors import ConfigError, LedgerError
-    from secfed.privacy.calibrate import NOISE_MAX
-    from secfed.privacy.events import Q_DENOMINATOR, PoissonGaussian
+    from secfed.privacy.events import NOISE_MAX, Q_DENOMINATOR, PoissonGaussian, Relation
     from secfed.privacy.rdp import NOISE_MIN, Meter
 
     if not 0 < sampling_rate <= 1 or not (q_num := round(sampling_rate * Q_DENOMINATOR)):
@@ -83,13 +84,16 @@ def typed(
         raise ConfigError(
             f"--noise-multiplier is from {NOISE_MIN:g} to {NOISE_MAX}, not {noise_multiplier:g}"
         )
+    known = next((each for each in get_args(Relation) if each == relation), None)
+    if known is None:
+        raise ConfigError(f"--relation is one of {', '.join(get_args(Relation))}, not {relation!r}")
     by_record = records_per_unit is not None and records_per_unit != 1
     try:
         event = PoissonGaussian(
             q_num=q_num,
             noise_multiplier=_decimal("--noise-multiplier", noise_multiplier),
             steps=steps,
-            relation=relation,  # type: ignore[arg-type]  # any text: the event itself refuses other words
+            relation=known,
             unit="person" if by_record else unit,
             records_per_unit=records_per_unit if by_record and records_per_unit is not None else 1,
             sampling="record" if by_record else "unit",

@@ -5,6 +5,9 @@ A file begins with comment lines for people (version, site, role, created, expir
 P-256 TLS key and the TLS certificate, and beside it lies the public file that is sent to be
 enrolled. The roster key's file has that one key. The comments are checked against the keys
 when a file is read, so a mixed-up file is refused.
+
+Once a key has served, one more comment names the state that it served with, and stays: in every
+copy of the file that is made from then on, too.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ __all__ = [
     "create_roster_key",
     "load",
     "load_roster_key",
+    "name_state",
     "public_path",
+    "state_of",
 ]
 
 DEFAULT_VALIDITY = timedelta(days=730)
@@ -50,6 +55,9 @@ _ROSTER_ROLE = "roster"
 _MAX_BYTES = 64 << 10
 _MEMBER_BLOCKS = 3  # identity key, TLS key, TLS certificate
 _ROSTER_BLOCKS = 1
+
+_STATE = "state"
+"""The comment that names the state a key has served with."""
 
 _COMMENT = re.compile(r"# ([a-z]+): (\S+)")
 _BLOCK = re.compile(r"-----BEGIN ([A-Z ]+)-----\n[A-Za-z0-9+/=\n]+-----END \1-----\n")
@@ -227,9 +235,44 @@ def change_passphrase(
         raise KeyFileError(str(problem)) from problem
 
 
+def state_of(path: Path) -> str | None:
+    """The state that a member's key has served with, by the name it was given; None if it never served.
+
+    Raises:
+        KeyFileError: As `load`; no passphrase is needed.
+    """
+    _head, comments, _blocks = _read(path, _MEMBER_BLOCKS)
+    return comments.get(_STATE)
+
+
+def name_state(path: Path, state: str) -> None:
+    """Note in a member's key file which state the key serves with; durable on return, and for good.
+
+    Args:
+        path: The key file, which names no state yet.
+        state: A name without spaces.
+
+    Raises:
+        KeyFileError: As `load`, or the file cannot be written; the old one then stands.
+    """
+    head, comments, blocks = _read(path, _MEMBER_BLOCKS)
+    if _STATE in comments:
+        raise ValueError(f"{path} names a state already")
+    try:
+        files.replace(path.resolve(), head + _lines((_STATE, state)) + b"".join(blocks))
+    except StorageError as problem:
+        raise KeyFileError(
+            f"{problem}: the key's first start notes in its file which state it serves with",
+            hint="Let the owner write to the key file and its folder; later starts only read it.",
+        ) from problem
+
+
 def _comments(*lines: tuple[str, str]) -> bytes:
-    head = f"# {_VERSION}. Private: whoever reads it can act as its owner.\n"
-    return (head + "".join(f"# {name}: {value}\n" for name, value in lines)).encode("ascii")
+    return f"# {_VERSION}. Private: whoever reads it can act as its owner.\n".encode() + _lines(*lines)
+
+
+def _lines(*lines: tuple[str, str]) -> bytes:
+    return "".join(f"# {name}: {value}\n" for name, value in lines).encode("ascii")
 
 
 def _identity_pem(signing: SigningKey, passphrase: str | None, entropy: Callable[[int], bytes]) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from secfed import audit as secfed_audit
 from secfed.aggregation import folder
 from secfed.aggregation.initial import initial_adapter
 from secfed.aggregation.spec import AdapterSpec
@@ -65,6 +66,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer coordinates than an operator gets."""
     monkeypatch.setattr(mechanism, "_COORDINATES", 8_000)
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What loads torch cannot be imported: a command that is refused needs none of it."""
+    for name in ("mechanism", "workbench", "score", "small_model"):
+        monkeypatch.setitem(sys.modules, f"secfed.audit.{name}", None)
+        monkeypatch.delattr(secfed_audit, name, raising=False)
 
 
 @pytest.fixture
@@ -146,6 +155,7 @@ def test_a_fault_is_named_and_ends_with_its_exit_code(
         (("--trials", "3"), "--trials"),
     ],
 )
+@pytest.mark.usefixtures("unloaded")
 def test_a_mechanism_that_cannot_be_audited_is_refused(
     words: tuple[str, ...], what: str, secfed: Command
 ) -> None:
@@ -257,14 +267,25 @@ def test_from_a_set_to_a_verdict(
     assert (gone.code, "missing.json: No such file" in gone.error) == (2, True)
 
 
-def test_an_adapter_that_is_not_there_is_refused(
-    make: Callable[..., Path], models: Path, secfed: Command
+@pytest.mark.usefixtures("unloaded")
+def test_what_cannot_be_scored_is_refused_at_once(
+    make: Callable[..., Path], models: Path, round_folder: Path, secfed: Command
 ) -> None:
     made = make()
-    words = ("audit", "canaries", "score", "--canaries", made / "canaries.jsonl", "--models", models)
-    done = secfed(*words, "--adapter", made, "-o", made / "scores.json")
-    assert (done.code, bool(done.remedy)) == (2, True)
+    words = ("audit", "canaries", "score", "--models", models, "-o", made / "scores.json")
+    canaries = ("--canaries", made / "canaries.jsonl")
+    for wrong, what in (
+        ((*canaries, "--adapter", made), "adapter"),
+        (("--canaries", made / "none.jsonl", "--adapter", round_folder), "none.jsonl is no file"),
+        ((*canaries, "--adapter", round_folder, "--device", "gpu"), "--device is auto"),
+        ((*canaries, "--adapter", round_folder, "--models", made), "small/random"),
+    ):
+        done = secfed(*words, *wrong)
+        assert (done.code, bool(done.remedy)) == (2, True)
+        assert what in done.error
     assert not (made / "scores.json").exists()
+    bound = ("audit", "canaries", "bound", "--coins", made / "coins.json", "--scores", made / "scores.json")
+    assert "--confidence" in secfed(*bound, "--confidence", 95).error
 
 
 @pytest.mark.parametrize("command", ["mechanism", "canaries make", "canaries bound"])

@@ -139,7 +139,7 @@ def test_without_a_home_every_figure_is_worked_out(secfed: Command, monkeypatch:
         ({"steps": "0"}, "steps"),
         ({"steps": "1000000000000"}, "steps"),
         ({"steps": "1e3"}, "--steps"),
-        ({"relation": "zero-out"}, "relation"),
+        ({"relation": "zero-out"}, "--relation is one of add-remove, replace-one, not 'zero-out'"),
         ({"records_per_unit": "0"}, "records_per_unit"),
         ({"records_per_unit": "1000000"}, "records_per_unit"),
         ({"records_per_unit": "1000"}, "noise is too small"),

@@ -287,7 +287,7 @@ def reserves(play, site):
 
 
 def test_push_by_processes_with_a_kill_and_every_bad_input(play):
-    """The ends of `push`: 51 by policy, 2 for NaN, 63 for a second one, kill -9 and back, 0 when stopped."""
+    """The ends of `push`: 2 for NaN, 63 for a second one, kill -9 and back, 0 when stopped; 51 of `run`."""
     play.start_aggregator()
     for site in ("hosp-a", "hosp-b", "hosp-c"):
         result = join(play, "--allow-non-private", site=site)
@@ -296,19 +296,19 @@ def test_push_by_processes_with_a_kill_and_every_bad_input(play):
     good = [0.1, -0.2, 0.3, 0.0, 1.0]
 
     bad = play.push("hosp-b", vector(play, "hosp-b", w=[0, np.nan, 0, 0, 0]))
-    assert bad.wait(30) == 2
+    assert bad.wait(120) == 2
     assert "'w' holds a value that is not finite" in bad.output
     assert "remedy:" in bad.output
     assert not (play.site("hosp-b") / "ledger" / "scratch.ledger").exists()
 
     first = play.push("hosp-c", vector(play, "hosp-c", w=good))
-    play.until(lambda: "ready" in first.output, "the site to be ready", 30)
+    play.until(lambda: "ready" in first.output, "the site to be ready", 120)
     twin = play.push("hosp-c", vector(play, "hosp-c", w=good))
-    assert twin.wait(30) == 63
+    assert twin.wait(120) == 63
     first.kill()
     assert reserves(play, "hosp-c") == ["open", "reserve"]
     again = play.push("hosp-c", vector(play, "hosp-c", w=good))
-    play.until(lambda: again.output.count("ready") == 2, "the site to be ready again", 30)
+    play.until(lambda: again.output.count("ready") == 2, "the site to be ready again", 120)
     assert reserves(play, "hosp-c") == ["open", "reserve"]
     again.stop()
     assert again.popen.returncode == 0
@@ -318,22 +318,42 @@ def test_push_by_processes_with_a_kill_and_every_bad_input(play):
     strict = play.site("hosp-a") / "policy.toml"
     text = strict.read_text()
     strict.write_text(text.replace("allow_non_private = true", "allow_non_private = false"))
-    refused = play.push("hosp-a", vector(play, "hosp-a", w=good))
-    assert refused.wait(30) == 51
-    assert "allow_non_private" in refused.output
+    daemon = play.start_client("hosp-a", "--update", str(vector(play, "hosp-a", w=good)))
+    assert daemon.wait(60) == 51  # it would stay for another job, and there is none
+    assert "allow_non_private" in daemon.output
+    assert "\ndeclined: " in daemon.output
+    assert "\nerror: " in daemon.output
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("run", "--job", "Bad Name"), "'Bad Name' is no job name"),
+        (("push", "--update", "nowhere.safetensors", "--job", ""), "is no job name"),
+        (("run", "--wait", "5"), "no --job is given"),
+    ],
+    ids=["run", "push", "wait"],
+)
+def test_what_would_be_waited_for_in_vain_is_refused_at_once(words, why):
+    """Before a file is looked for: there is no client.toml here."""
+    refused = CliRunner().invoke(client_cli.app, [*words, "--config", "nowhere.toml"])
+    assert isinstance(refused.exception, ConfigError)
+    assert why in str(refused.exception)
 
 
 def test_run_of_one_job_ends_when_the_job_does(play):
-    """Three daemons, one round: each is included, says so in one line, and ends with 0."""
+    """Three clients that are there before the job: each is included, says so in one line, and ends with 0."""
     play.start_aggregator()
     sites = ("hosp-a", "hosp-b", "hosp-c")
     for site in sites:
         join(play, "--allow-non-private", site=site)
-    start_job(play)
     running = [
         play.start_client(site, "--job", "vector-sum", "--update", str(vector(play, site, w=np.zeros(5))))
         for site in sites
     ]
+    waiting = "\nwaiting: job vector-sum, which is not started yet, for 600 s at most\n"
+    play.until(lambda: waiting in running[0].output, "a client that waits for the job", 60)
+    start_job(play)
     for process in running:
         assert process.wait(60) == 0, process.output
         lines = [line for line in process.output.splitlines() if not line.startswith("{")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,11 @@ NO = [{"role": "assistant", "content": "No."}]
             "prompt: a list of messages, chosen: a list of messages, rejected: a list of messages",
         ),
         (
+            "dpo",
+            {"chosen": ASKED + YES, "rejected": ASKED + NO},
+            "chosen: a list of messages, rejected: a list of messages",
+        ),
+        (
             "kto",
             {"prompt": ASKED, "completion": YES, "label": True},
             "prompt: a list of messages, completion: a list of messages, label: true or false",
@@ -171,10 +178,11 @@ def test_columns_of_pairs_may_have_other_names(site: Callable[..., Path], secfed
         ({"text": "txt"}, ("--labels", "bad,good"), "no column 'txt'; did you mean 'text'?"),
         ({"unit": "whom", "max_records_per_unit": 1}, ("--labels", "bad,good"), "did you mean 'who'?"),
         ({}, ("--labels", "bad,fine"), "row 2"),
-        ({}, (), "--labels"),
+        ({}, (), "classify needs the class names"),
         ({}, ("--labels", "bad"), "at least two labels"),
         ({}, ("--trainer", "ppo"), "--trainer is one of classify, sft, dpo, kto, not 'ppo'"),
-        ({}, ("--trainer", "dpo"), "no column 'prompt'"),
+        ({}, ("--trainer", "kto", "--labels", "a,b"), "--labels names classes, and kto has none"),
+        ({}, ("--trainer", "dpo"), "no column 'chosen'"),
         ({}, ("--trainer", "kto"), "no column 'prompt'"),
         ({}, ("--labels", "bad,good", "--base-model", "x/unheard-of"), "'x/unheard-of'"),
         ({}, ("--trainer", "sft"), "no column 'prompt'"),
@@ -238,3 +246,82 @@ def test_eval_names_what_is_wrong(
     done = secfed("eval", "--adapter", adapter, "--data", rows, "--models", models, *filled)
     assert done.code in (2, 60)
     assert expected in done.error
+    assert "data check" not in done.remedy
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("check", "--trainer", "ppo"), "--trainer is one of"),
+        (("check", "--trainer", "sft", "--labels", "a,b"), "--labels"),
+        (("redistribute", "a.jsonl", "--mode", "mix", "--seed", "1", "-o", "out"), "--mode is one of"),
+        (("unpair", "a.jsonl", "-o", "out.csv"), "a .jsonl file"),
+    ],
+)
+def test_a_wrong_word_is_refused_before_a_library_is_loaded(
+    tmp_path: Path, words: tuple[str, ...], expected: str
+) -> None:
+    refused_without(("torch", "datasets", "transformers", "numpy"), tmp_path, ("data", *words), expected)
+
+
+def refused_without(libraries: Sequence[str], folder: Path, words: Sequence[object], expected: str) -> None:
+    """In a process of its own: refused with 2 and these words, and none of these libraries was loaded."""
+    program = (
+        "import sys; from secfed.cli.main import run; code = run(sys.argv[2:]); "
+        "print(code, sorted(set(sys.argv[1].split()) & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, " ".join(libraries), *map(str, words)],
+        cwd=folder, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "2 []"
+    assert expected in done.stderr
+
+
+HEAVY = ("torch", "datasets", "transformers", "peft")
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_file_that_is_not_there_is_told_before_a_library_is_loaded(
+    site: Callable[..., Path], tmp_path: Path, emptied: bool
+) -> None:
+    config = site()
+    rows = tmp_path / "rows.jsonl"
+    rows.unlink()
+    if emptied:
+        rows.touch()
+    refused_without(
+        HEAVY, tmp_path, ("data", "check", "--config", config, "--labels", "bad,good"), "no such file, or it"
+    )
+
+
+def test_a_column_that_is_not_there_is_told_before_the_model_library_is_loaded(
+    site: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ("data", "check", "--config", site(text="txt"), "--labels", "bad,good")
+    refused_without(("transformers", "peft"), tmp_path, words, "no column 'txt'")
+
+
+def test_eval_tells_a_missing_folder_or_file_before_a_library_is_loaded(
+    adapter: Path, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "public.jsonl", ROWS)
+    for named, expected in (
+        (("--adapter", tmp_path / "nope", "--data", rows), "nope holds no adapter"),
+        (("--adapter", adapter, "--data", tmp_path / "none.jsonl"), "none.jsonl: no such file"),
+    ):
+        refused_without(HEAVY, tmp_path, ("eval", *named), expected)
+
+
+def test_job_start_tells_a_missing_kl_file_before_it_dials(tmp_path: Path) -> None:
+    """There is no admin.toml here either: the job file is looked at first."""
+    text = to_toml(template("kto"), tmp_path)
+    for line, other in (
+        ("loss_type", 'loss_type = "kto"'),
+        ("kl ", 'kl = "public"'),
+        ("# kl_file", 'kl_file = "gone.jsonl"'),
+    ):
+        (old,) = [found for found in text.splitlines() if found.startswith(line)]
+        text = text.replace(old, other)
+    (tmp_path / "JOB.toml").write_text(text)
+    refused_without(HEAVY, tmp_path, ("job", "start", "JOB.toml", "--config", "none.toml"), "gone.jsonl: no")

@@ -79,12 +79,22 @@ def test_unpair_takes_chats_from_parquet_and_carries_the_person(tmp_path: Path, 
     ]
 
 
+def test_unpair_takes_the_prompt_that_both_responses_begin_with(tmp_path: Path, secfed: Command) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"chosen": "Good? Yes.", "rejected": "Good? No."}])
+    assert secfed("data", "unpair", source, "-o", tmp_path / "out.jsonl").code == 0
+    assert read_rows(tmp_path / "out.jsonl") == [
+        {"prompt": "Good?", "completion": " Yes.", "label": True},
+        {"prompt": "Good?", "completion": " No.", "label": False},
+    ]
+
+
 @pytest.mark.parametrize(
     ("rows", "words", "expected"),
     [
         ([{"prompt": "x", "chosen": "y"}], (), "no column 'rejected'"),
         ([{"prompt": "x", "chosen": "y", "rejected": None}], (), "row 1, column 'rejected': no value"),
         ([{"prompt": "x", "completion": "y", "label": True}], (), "no column 'chosen'"),
+        ([{"chosen": "x y", "rejected": "x z"}, {"chosen": "y", "rejected": "z"}], (), "row 2: no column"),
         (pairs("a", 1), ("--unit", "patient"), "no column 'patient'"),
         (pairs("a", 1), ("--unit", "label"), "'label' is none"),
         (pairs("a", 1), ("-o", "{tmp}/out.csv"), "a .jsonl file"),
@@ -100,6 +110,8 @@ def test_unpair_refuses_and_leaves_nothing(
     done = secfed("data", "unpair", source, "-o", tmp_path / "out.jsonl", *filled)
     assert done.code == 2
     assert expected in done.error
+    assert "client.toml" not in done.remedy
+    assert "data check" not in done.remedy  # there is no site's configuration to try
     assert (source.read_bytes(), list(tmp_path.iterdir())) == (before, [source])
 
 
@@ -223,6 +235,7 @@ def test_redistribute_refuses_and_leaves_nothing(
     done = secfed("data", "redistribute", *three, *filled)
     assert done.code == 2
     assert expected in done.error
+    assert "data check" not in done.remedy
     assert set(tmp_path.iterdir()) == before
 
 

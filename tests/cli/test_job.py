@@ -85,10 +85,11 @@ def test_status_says_which_round_who_is_missing_and_since_when(
     assert text.fact("federation") == f"{document['federation']}  roster version 2"
     (job,) = document["jobs"]
     assert text.fact("job") == "second  kind vector, running, round 1/1"
+    assert (text.fact("phase"), job["phase"]) == ("train", "train")
     assert re.fullmatch(r"job second round 1: waiting for 3 sites: .*, \d+ s left", text.fact("now"))
     assert [member["site"] for member in job["members"]] == list(SITES)
     for site in SITES:
-        assert re.search(rf"^  {site} +asked, for \d+ s$", text.out, flags=re.MULTILINE)
+        assert re.search(rf"^  {site} +asked, for \d+ s, not connected$", text.out, flags=re.MULTILINE)
     everything = json.loads(admin("job", "list", "--json").out)
     assert "second" in [each["job"] for each in everything["jobs"]]
     assert admin("job", "stop", "second").code == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from secfed.aggregation.strategy import POINT
 from secfed.cli.jobfile import TEMPLATES, plan_of, template
 from secfed.config import JobPolicy, load, to_toml
 from secfed.config.job import JobFile
@@ -82,6 +83,12 @@ def refusal(path: Path) -> str:
     return str(refused.value).removeprefix(str(path))
 
 
+@pytest.mark.parametrize("kl", ["public", "ride-along"])
+def test_a_reference_point_from_public_texts_needs_their_file(tmp_path: Path, kl: str) -> None:
+    path = edited(tmp_path, "kto", ("loss_type", 'loss_type = "kto"'), ("kl", f'kl = "{kl}"'))
+    assert f"kl = {kl} needs kl_file" in refusal(path)
+
+
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_job_init_writes_a_commented_file_that_reads_back(tmp_path: Path, secfed: Command, kind: str) -> None:
     path = tmp_path / "JOB.toml"
@@ -141,6 +148,7 @@ def test_an_unknown_template_is_answered_with_the_known_ones(tmp_path: Path, sec
         ("kto", "kl", 'kl = "batch"', "'kl' in [training.kto] is refused: a reference point estimated"),
         ("dpo", "loss_type", 'loss_type = "aot"', "'loss_type' in [training.dpo] is refused: AOT losses"),
         ("kto", "kl_value", "kl_value = 1.0", "'kto' in [training]: kl and kl_value belong to"),
+        ("kto", "# kl_file", 'kl_file = "a"', "'kto' in [training]: kl_file belongs to kl = public or"),
         ("kto", "desirable_weight", "desirable_weight = -1.0", "'desirable_weight' in [training.kto]: "),
     ],
 )  # fmt: skip
@@ -260,6 +268,18 @@ def test_preference_losses_become_constants_of_the_plan(plan: Plan, tmp_path: Pa
     assert made.training is not None
     pair = PublicPair(prompt=(PublicMessage(**asked),), completion=(PublicMessage(**said),))
     assert made.training.preference == KtoSpec(kl="public", kl_pairs=(pair,))
+    assert POINT not in made.training.adapter
+    riding = plan(
+        "kto",
+        ("loss_type", 'loss_type = "kto"'),
+        ("kl", 'kl = "ride-along"'),
+        ("# kl_file", 'kl_file = "public.jsonl"'),
+    )
+    assert riding.training is not None
+    assert riding.training.preference == KtoSpec(kl="ride-along", kl_pairs=(pair,))
+    assert riding.training.adapter == made.training.adapter | {POINT: (1,)}
+    assert riding.shapes == made.shapes | {POINT: (1,)}
+    assert (riding.dp, riding.bound, riding.epsilon_by_round) == (made.dp, made.bound, made.epsilon_by_round)
 
 
 @pytest.mark.parametrize(

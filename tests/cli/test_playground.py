@@ -64,7 +64,7 @@ def test_a_failed_site_ends_the_demo_with_its_words_and_code(
     [
         ("", "gets ready"),
         ("hosp-a takes part at 127.0.0.1:9", "gets ready"),
-        ("job classify  accepted  3 rounds cost epsilon 3.027 by plan", "loads its model and rows"),
+        ("job classify  accepted  3 rounds cost epsilon 2.828 by plan", "loads its model and rows"),
         ("training: step 3/8", "trains, step 3/8"),
         (
             "waiting: job classify round 2: waiting for 2 sites: hosp-b, hosp-c, for 30 s at most",
@@ -72,6 +72,7 @@ def test_a_failed_site_ends_the_demo_with_its_words_and_code(
         ),
         ("waiting: job classify round 1, attempt 1, mask: waiting for hosp-b", "waits for hosp-b"),
         ("waiting: no job is running", "waits (no job is running)"),
+        ("waiting: job classify, which is not started yet, for 600 s at most", "gets ready"),
     ],
 )
 def test_a_waiting_demo_says_what_it_waits_for(line: str, standing: str, tmp_path: Path) -> None:

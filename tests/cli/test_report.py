@@ -92,12 +92,6 @@ def test_no_file_is_written_over(hosp: Path, secfed: Command) -> None:
 def test_an_audit_beside_the_ledger_stands_beside_the_claim(hosp: Path, secfed: Command) -> None:
     folder = hosp.parent / "ledger" / "audits"
     folder.mkdir()
-    found = {
-        "schema": 1, "kind": "canaries", "date": "2026-01-03T00:00:00Z", "method": "one-run audit",
-        "confidence": 0.95, "epsilon_lower": 0.123, "delta": 1e-5, "ceiling": 3.46, "canaries": 1000,
-        "guesses": 100, "right": 71, "job": "reviews", "round": 2, "adapter": "ab" * 32,
-        "claim": {"epsilon": 1.828, "delta": 1e-5, "source": "option"}, "verdict": "consistent", "more": [],
-    }  # fmt: skip
     checks = [
         {"name": "noise variance", "figure": 1.5, "low": 0.9, "high": 1.1, "passed": False, "about": ""}
     ]
@@ -105,12 +99,12 @@ def test_an_audit_beside_the_ledger_stands_beside_the_claim(hosp: Path, secfed: 
         "schema": 1, "kind": "mechanism", "date": "2026-01-02T00:00:00Z", "job": None, "trainer": "sft",
         "base_model": "random weights", "error": 1e-6, "passed": False, "checks": checks,
     }  # fmt: skip
-    (folder / "canaries.json").write_text(json.dumps(found))
+    (folder / "canaries.json").write_text(json.dumps(FOUND))
     (folder / "mechanism.json").write_text(json.dumps(noise))
-    (folder / "later.json").write_text(json.dumps(found | {"schema": 2}))
-    (folder / "odd\x1b[31m.json").write_text(json.dumps(found | {"method": "\x1b[31mfine"}))
+    (folder / "later.json").write_text(json.dumps(FOUND | {"schema": 2}))
+    (folder / "odd\x1b[31m.json").write_text(json.dumps(FOUND | {"method": "\x1b[31mfine"}))
     (folder / "nothing.json").write_text(json.dumps(noise | {"passed": True, "checks": []}))
-    (folder / "infinite.json").write_text(json.dumps(found | {"epsilon_lower": float("nan")}))
+    (folder / "infinite.json").write_text(json.dumps(FOUND | {"epsilon_lower": float("nan")}))
     document = json.loads(secfed("report", "--config", hosp, "--format", "json").out)
     read = document["sites"][0]["audits"]
     assert [audit["kind"] for audit in read] == ["mechanism", "canaries", *["unknown"] * 4]
@@ -124,7 +118,45 @@ def test_an_audit_beside_the_ledger_stands_beside_the_claim(hosp: Path, secfed: 
     assert "An audit of an unknown format: later.json" in text
     assert "An audit of an unknown format: nothing.json" in text
     assert "\x1b" not in text
+    table = csv.DictReader(io.StringIO(secfed("report", "--config", hosp, "--format", "csv").out))
+    rows = [row for row in table if row["row"] == "audit"]
+    assert [row["kind"] for row in rows] == [audit["kind"] for audit in read]
+    assert (rows[0]["verdict"], rows[1]["verdict"], rows[2]["verdict"]) == ("failed", "consistent", "")
+    assert [rows[1][name] for name in ("epsilon_lower", "delta", "ceiling", "confidence", "claim")] == [
+        "0.123", "1e-05", "3.46", "0.95", "1.828"
+    ]  # fmt: skip
+    assert "later.json" in "".join(row["reason"] for row in rows[2:])
 
+
+def test_a_site_with_a_scratch_ledger_alone_shows_its_audit(hosp: Path, secfed: Command) -> None:
+    """And beside a data set's ledger it is shown there, once."""
+    folder = hosp.parent / "ledger"
+    keys = keyfile.load(hosp.parent / "hosp-a.key", None)
+    with Ledger.create(
+        folder / "a-scratch.ledger", key=keys.signing, site=keys.site, unit="record", records_per_unit=1,
+        relation="add-remove", budget=None,
+    ):  # fmt: skip
+        pass
+    (folder / "audits").mkdir()
+    (folder / "audits" / "one.json").write_text(json.dumps(FOUND))
+
+    def audited() -> list[list[str]]:
+        sites = json.loads(secfed("report", "--config", hosp, "--format", "json").out)["sites"]
+        return [[audit["kind"] for audit in site["audits"]] for site in sites]
+
+    assert audited() == [[], ["canaries"]]
+    (folder / "dataset.ledger").unlink()
+    assert audited() == [["canaries"]]
+    assert "epsilon is at least 0.123" in " ".join(secfed("report", "--config", hosp).out.split())
+
+
+FOUND = {
+    "schema": 1, "kind": "canaries", "date": "2026-01-03T00:00:00Z", "method": "one-run audit",
+    "confidence": 0.95, "epsilon_lower": 0.123, "delta": 1e-5, "ceiling": 3.46, "canaries": 1000,
+    "guesses": 100, "right": 71, "job": "reviews", "round": 2, "adapter": "ab" * 32,
+    "claim": {"epsilon": 1.828, "delta": 1e-5, "source": "option"}, "verdict": "consistent", "more": [],
+}  # fmt: skip
+"""A canary audit's file."""
 
 CLAIM = {"epsilon": 1.5, "delta": 1e-5}
 
@@ -284,6 +316,19 @@ def test_a_plan_that_was_changed_or_is_anothers_is_refused(
     path.write_bytes(path.read_bytes().replace(b'"noise_multiplier": "2"', b'"noise_multiplier": "9"'))
     assert of_plan(path).code == 40
     assert of_plan(path.with_name("none")).code == 60
+
+
+def test_a_file_that_is_no_plan_is_an_input_error(
+    signed: Callable[..., Path], of_plan: Command, federation: Path, tmp_path: Path
+) -> None:
+    """A signed text of another kind, a plan that was cut off, and any other file."""
+    cut = tmp_path / "cut.txt"
+    cut.write_bytes(signed().read_bytes()[:-20])
+    roster = load(federation / "admin.toml", AdminConfig).roster
+    for path in (cut, roster, federation / "admin.toml"):
+        done = of_plan(path)
+        assert (done.code, done.out, bool(done.remedy)) == (2, "", True)
+        assert done.error == f"{path} is no signed job plan"
 
 
 def test_a_plan_without_noise_has_no_figure(signed: Callable[..., Path], of_plan: Command) -> None:

@@ -156,6 +156,19 @@ def test_rotated_keys_take_the_place_of_the_old_ones(enrolled: Path, secfed: Com
     assert (back.code, read(enrolled).version) == (20, 3)  # a replaced key never comes back
 
 
+def test_an_aggregators_new_keys_need_no_invite(enrolled: Path, secfed: Command) -> None:
+    """It dials nobody."""
+    rotated = secfed("keys", "rotate", enrolled / "aggregator.key", "--no-passphrase")
+    assert rotated.code == 0, rotated.err
+    (fresh,) = enrolled.glob("aggregator-*.pub")
+    invites = sorted((enrolled / "invites").iterdir())
+    done = secfed("enroll", fresh, "--dir", enrolled, "--yes", "--rotate")
+    assert done.code == 0, done.err
+    assert sorted((enrolled / "invites").iterdir()) == invites
+    assert "invite " not in done.out
+    assert read(enrolled).version == 3
+
+
 def test_only_an_enrolled_site_rotates(
     enrolled: Path, new_site: Callable[..., Path], secfed: Command
 ) -> None:

@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,13 @@ class Loopback(Playground):
         self, name: str, size: int, *, rounds: int = 1, phase_s: int = PHASE_S, training_s: int = 600
     ) -> None:
         """Start a vector job over one array `x` of so many coordinates."""
+        path = self.job_file(name, size, rounds=rounds, phase_s=phase_s, training_s=training_s)
+        self.done("job", "start", path, "--config", self.federation / "admin.toml")
+
+    def job_file(
+        self, name: str, size: int, *, rounds: int = 1, phase_s: int = PHASE_S, training_s: int = 600
+    ) -> Path:
+        """Write what `job` starts."""
         job = JobFile(
             name=name,
             rounds=rounds,
@@ -167,7 +175,7 @@ class Loopback(Playground):
         )
         path = self.root / f"{name}.toml"
         path.write_text(to_toml(job, self.root))
-        self.done("job", "start", path, "--config", self.federation / "admin.toml")
+        return path
 
     def update(self, name: str, coordinate: int, size: int, *, value: float = VALUE) -> Path:
         """A site's update file: `value` at one coordinate, 0 elsewhere."""
@@ -179,13 +187,19 @@ class Loopback(Playground):
 
     # -- processes -----------------------------------------------------------------------------
 
-    def spawn(self, name: str, *arguments: str, script: str = "", point: str = "") -> Process:
-        """Start a `secfed` command, or one that a script of this folder kills at a point."""
+    def spawn(
+        self, name: str, *arguments: str, script: str = "", point: str = "", within: Sequence[str] = ()
+    ) -> Process:
+        """Start a `secfed` command, or one that a script of this folder kills at a point.
+
+        Args:
+            within: A command that the words of this one are given to.
+        """
         program = [str(_HERE / script), point] if script else ["-m", "secfed"]
         log = self.root / f"{name}.log"
         stream = log.open("ab")
         popen = subprocess.Popen(
-            [sys.executable, *program, *arguments],
+            [*within, sys.executable, *program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -193,6 +207,15 @@ class Loopback(Playground):
         )
         process = Process(name, popen, log, stream)
         self.processes.append(process)
+        return process
+
+    def start_aggregator(self) -> Process:
+        """`secfed aggregator run`, until its port answers, however busy the machine is."""
+        process = self.spawn(
+            "aggregator", "aggregator", "run", "--config", str(self.federation / "aggregator.toml")
+        )
+        self.until(lambda: self._listens() or not process.running, "the aggregator's port", PATIENCE_S)
+        assert process.running, self.transcript()
         return process
 
     def call(self, *words: object) -> Outcome:
@@ -267,6 +290,14 @@ class Loopback(Playground):
             super().until(reached, what, timeout_s)
         except Exception as late:
             raise AssertionError(f"{late}\n{self.transcript()}") from late
+
+    def is_ready(self) -> bool:
+        """Whether the aggregator says that it serves."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ops_port}/readyz", timeout=10) as page:
+                return bool(page.status == 200)
+        except OSError:
+            return False
 
     def ends(self, process: Process, code: int, timeout_s: float = PATIENCE_S) -> None:
         """Wait until a process ended with this code."""

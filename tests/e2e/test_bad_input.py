@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import Loopback, Outcome
+from loopback import PATIENCE_S, Loopback, Outcome, Process
 from safetensors.numpy import save_file
 
 from secfed.cli.playground import free_port
@@ -26,8 +26,13 @@ SIZE = 8
 
 @pytest.fixture(scope="module")
 def play(build_shared: Callable[..., Loopback]) -> Loopback:
-    """Four sites, and a job that waits for them all. Who declines it is not asked again."""
+    """Four sites, and a job that waits for them all. Who declines it is not asked again.
+
+    In `backup` lies the last one's key as it was before its first start.
+    """
     built = build_shared(*SITES)
+    (built.root / "backup").mkdir(mode=0o700)
+    shutil.copy(built.site(SITES[3]) / f"{SITES[3]}.key", built.root / "backup")
     built.job("open", SIZE)
     return built
 
@@ -169,10 +174,12 @@ def test_an_update_of_the_wrong_shape(play: Loopback, copy: Callable[[str], Path
 
 
 def test_a_busy_port(play: Loopback, tmp_path: Path) -> None:
-    """Another federation's aggregator holds it: this one has its own state."""
+    """Another federation's aggregator holds it."""
     folder = tmp_path / "federation"
-    shutil.copytree(play.federation, folder, ignore=shutil.ignore_patterns("state", "out"))
-    edit(folder / "aggregator.toml", f"127.0.0.1:{play.ops_port}", f"127.0.0.1:{free_port()}")
+    play.done(
+        "init", folder, "--address", f"127.0.0.1:{play.port}", "--ops", f"127.0.0.1:{free_port()}",
+        "--no-passphrase",
+    )  # fmt: skip
     outcome = refused(play.call("aggregator", "run", "--config", folder / "aggregator.toml"), 11)
     assert f"port {play.port}" in outcome.error
 
@@ -183,9 +190,29 @@ def test_a_second_aggregator_on_one_state_directory(play: Loopback) -> None:
     assert str(load(config, AggregatorConfig).state_dir) in outcome.error
 
 
-def test_a_second_client_on_one_state_directory(play: Loopback) -> None:
-    first = play.start_client(SITES[3])
-    play.until(lambda: "takes part" in first.output, "the first client", 30)
+@pytest.fixture(scope="module")
+def first(play: Loopback) -> Process:
+    """A client that runs, for a second one to meet."""
+    started = play.start_client(SITES[3])
+    play.until(lambda: SITES[3] in play.overview()["connected"], "the first client", PATIENCE_S)
+    return started
+
+
+def test_a_second_client_on_one_state_directory(play: Loopback, first: Process) -> None:
     outcome = refused(play.call("client", "run", "--config", play.config(SITES[3])), 63)
     assert str(play.site(SITES[3]) / "state") in outcome.error
     assert first.running
+
+
+def test_a_second_client_with_one_key_on_another_machine(
+    play: Loopback, first: Process, tmp_path: Path
+) -> None:
+    """It has a state of its own, and so does not know what its key did before: the aggregator does."""
+    name = SITES[3]
+    invite, key = play.federation / "invites" / f"{name}.invite", play.root / "backup" / f"{name}.key"
+    play.done("client", "join", invite, "--key", key, "--dir", tmp_path / name)
+    outcome = refused(play.call("client", "run", "--config", tmp_path / name / "client.toml"), 21)
+    assert f"the key of {name} has served with another state" in outcome.error
+    assert "keys rotate" in outcome.remedy
+    assert first.running
+    assert "setback" not in first.output

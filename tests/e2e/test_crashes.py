@@ -74,7 +74,9 @@ def town(build_shared: Callable[..., Loopback]) -> Town:
 
 
 @pytest.mark.parametrize(
-    "point", ["after:commit", "before:decide frozen/"], ids=["as-an-upload-is-stored", "before-the-freeze"]
+    "point",
+    ["after:commit", "upload:acked", "before:decide frozen/"],
+    ids=["as-an-upload-is-stored", "as-a-site-knows-that-its-upload-is-safe", "before-the-freeze"],
 )
 def test_killed_before_the_freeze_the_attempt_is_void_and_repeated(town: Town, point: str) -> None:
     """Visible; under fresh masks; and what goes out again are the identical contributions."""
@@ -104,8 +106,8 @@ def test_killed_before_the_freeze_the_attempt_is_void_and_repeated(town: Town, p
 
 @pytest.mark.parametrize(
     "point",
-    ["after:decide frozen/", "after:decide signatures/", "after:decide ending/"],
-    ids=["before-confirm", "before-unmask", "before-the-outcome-is-told"],
+    ["after:decide frozen/", "after:decide signatures/", "after:decide ending/", "before:decide folder/"],
+    ids=["before-confirm", "before-unmask", "before-the-outcome-is-told", "as-it-is-published"],
 )
 def test_killed_after_the_freeze_the_same_attempt_is_finished(town: Town, point: str) -> None:
     """One attempt, whatever was told of it before; and what is published never changes."""
