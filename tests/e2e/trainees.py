@@ -237,7 +237,7 @@ class Trainees(Loopback):
         assert expected.keys() == kept.keys() == found.arrays.keys() | (expected.keys() & {POINT})
         assert all(np.array_equal(expected[name], kept[name]) for name in expected)
         assert all(np.array_equal(expected[name], found.arrays[name]) for name in found.arrays)
-        assert any(not np.array_equal(base[name], found.arrays[name]) for name in base)
+        assert any(not np.array_equal(base[name], found.arrays[name]) for name in found.arrays)
 
     def state(self, found: Round) -> Mapping[str, NDArray[Any]]:
         """What the round after this one starts from: the adapter, and what rides along with it."""

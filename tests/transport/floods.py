@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 SILENT, PREFACES, UPLOADS, OPENS_PER_MINUTE = 500, 50, 50, 10_000
 
@@ -166,6 +167,11 @@ class Flood:
 
     # -- all of it -----------------------------------------------------------------------------
 
+    def give_up(self, why: str) -> NoReturn:
+        """End the process, and its threads with it."""
+        self.over.set()
+        sys.exit(f"{why}: {dict(self.counts)}")
+
     def run(self) -> None:
         one_byte = frame(DATA, 0, 1, b"\x00")
         kept: list[tuple[str, int, Callable[[], socket.socket], bytes | None]] = [
@@ -179,10 +185,15 @@ class Flood:
             threads.append(threading.Thread(target=self.keep, args=each))
             threads[-1].start()
             if not self.standing[-1].wait(STAND_S):
-                sys.exit(f"no {each[1]} links stand ({each[0]}): {dict(self.counts)}")
+                self.give_up(f"no {each[1]} links stand ({each[0]})")
         threads += [threading.Thread(target=self.lengths), threading.Thread(target=self.opens)]
         for thread in threads[len(kept) :]:
             thread.start()
+        until = time.monotonic() + STAND_S
+        while not (self.counts["length"] and self.counts["open"]):
+            if time.monotonic() > until:
+                self.give_up("no call gets through")
+            self.over.wait(0.05)
         print("ready", flush=True)
         sys.stdin.read()
         self.over.set()
