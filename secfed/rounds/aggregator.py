@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from secfed.errors import (
-    AuthenticationError,
     ConfigError,
     EncodingError,
-    LedgerError,
     PeerError,
     RoundAbortedError,
 )
@@ -23,6 +21,7 @@ from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
 from secfed.rounds import standing
 from secfed.rounds.attempt import Upload, params_for, upload_name
+from secfed.rounds.continuity import Continuity
 from secfed.rounds.exchange import (
     Answer,
     Ask,
@@ -95,7 +94,7 @@ class AggregatorRounds:
         self._presence = Presence()
         self._notices: Notices = {}
         self._said: dict[ClientId, Said] = {}
-        self._states: dict[tuple[ClientId, bytes], Digest] = {}
+        self._continuity = Continuity(house, self._book)
         self._results = Results(house, self._book)
         self._working = False
         self._open = self._take_up()
@@ -134,10 +133,10 @@ class AggregatorRounds:
                 Whoever has that one goes on.
             LedgerError: Its ledger is behind what was seen of it before.
         """
-        self._check_state(site, state)
+        self._continuity.check_state(site, state)
         self._presence.seen(site, self._house.clock.monotonic())
         if isinstance(said, Ready) and ledger is not None and ledger.count and said.job in self._book.jobs:
-            self._check_ledger(self._book.jobs[said.job], site, ledger)
+            self._continuity.check_ledger(self._book.jobs[said.job], site, ledger)
         match said:
             case Answer(h, SignedReply(statement)) if self._results.knows(h):
                 if self._results.countersigned(site, h, statement):
@@ -198,27 +197,6 @@ class AggregatorRounds:
     def awaiting(self) -> str:
         """What the open round waits for; empty if there is none."""
         return "" if self._open is None else standing.awaited(self._open, self._house.clock.monotonic())
-
-    def _check_state(self, site: ClientId, state: Digest) -> None:
-        """One key, one state: what must not be done twice is known to that one alone."""
-        key = self._house.clients().get(site)
-        if key is None or self._states.get((site, key)) == state:
-            return
-        if not self._book.serves_with(site, key, state):
-            self._changes.note("another_state", site=site)
-            raise AuthenticationError(
-                f"the key of {site} has served with another state than this client's",
-                hint="A key serves one client. If the first one's state is lost, make a new key with "
-                "`secfed keys rotate` and have it enrolled (`secfed enroll --rotate`).",
-            )
-        self._states[site, key] = state
-
-    def _check_ledger(self, job: Job, site: ClientId, ledger: Head) -> None:
-        try:
-            self._book.ledger_head(job, site, ledger.count, ledger.digest)
-        except LedgerError as error:
-            self._changes.note("ledger_behind", job=job.id, site=site, reason=str(error))
-            raise
 
     # -- uploads -------------------------------------------------------------------------------
 
