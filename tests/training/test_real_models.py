@@ -45,9 +45,10 @@ def section(spec: AdapterSpec, folder: Path, *, steps: int, rate: str, length: i
 def test_minilm_learns_from_movie_sentences_under_dp(
     cache: Path, real_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Five steps of about 64 at sigma 0.3: the loss on 200 public rows falls, by about 7 standard deviations.
+    """Five steps of about 64 at sigma 0.3: 200 public rows are told apart better than before.
 
-    In runs of this test it fell by .033 to .041; an adapter that learnt nothing keeps it where it was.
+    The area under the ROC curve, for the loss also follows the share of positives that five batches happen to
+    hold. In 24 runs it rose from .614 to .742 in the mean, deviation .022; what is asked lies 4 below.
     """
     lines = (cache / "data/movies.jsonl").read_text().splitlines()
     Random(7).shuffle(lines)  # the file is sorted by rating
@@ -72,19 +73,18 @@ def test_minilm_learns_from_movie_sentences_under_dp(
     assert update.saturated == 0  # Adam cannot pass the bound
     public = load(tmp_path / "public.jsonl", FORMATS["classify"], scratch=tmp_path)
     trained = by_name("ffa").apply(base, update.arrays)
-    assert _loss(site, public, trained) < _loss(site, public, base) - 0.01
+    assert _auc(site, public, trained) > _auc(site, public, base) + 0.04
 
 
-def _loss(site: LocalTrainer, table: Table, adapter: NamedArrays) -> float:
-    """Mean loss of a table's rows."""
+def _auc(site: LocalTrainer, table: Table, adapter: NamedArrays) -> float:
+    """How often a positive row scores above a negative one."""
     site.model.load(adapter)
-    examples = [site.task.example(row) for row in table.rows]
+    positive = np.array([row["label"] == "positive" for row in table.rows])
+    batch = site.task.collate([site.task.example(row) for row in table.rows])
     with torch.no_grad():
-        parts = [
-            site.task.losses(site.model.module, site.task.collate(examples[start : start + 50]))
-            for start in range(0, len(examples), 50)
-        ]
-    return float(torch.cat(parts).mean())
+        logits = site.model.module(batch["input_ids"], batch["attention_mask"])
+    score = (logits[:, 1] - logits[:, 0]).numpy()
+    return float((score[positive][:, None] > score[~positive][None, :]).mean())
 
 
 def test_smollm2_trains_with_persons_as_units(
