@@ -9,6 +9,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 BIN := $(VENV)/bin
 CORES := 2
+# One more than cores: part of the tests' time is waiting for processes and deadlines.
+WORKERS := 3
 PIP_ARGS ?=
 
 .PHONY: demo demo-vector test lint setup setup-demo slow bench proto clean
@@ -20,7 +22,7 @@ demo-vector: setup
 	$(BIN)/secfed demo --task vector
 
 test: setup setup-assets lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .
@@ -32,6 +34,7 @@ lint: setup
 MINUTES ?= 20
 slow: setup setup-assets
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "slow and not gpu" --minutes $(MINUTES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --hypothesis-profile roam tests/crypto tests/encoding tests/identity tests/privacy tests/secagg tests/store tests/wire
 
 bench: setup setup-assets
 	$(BIN)/python tests/bench/bench_keystream.py
@@ -40,6 +43,8 @@ bench: setup setup-assets
 	$(BIN)/python tests/bench/bench_restart.py
 	$(BIN)/python tests/bench/bench_flood.py
 	$(BIN)/python tests/bench/bench_load.py
+	$(BIN)/python tests/bench/bench_faults.py
+	$(BIN)/secfed bench targets --models $(SECFED_CACHE)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_dp_step.py
 
 proto: setup

@@ -21,6 +21,7 @@ from secfed.cli import (
     aggregator,
     attack,
     audit,
+    bench,
     budget,
     client,
     data,
@@ -87,6 +88,7 @@ app.add_typer(budget.app, name="budget", help="What noise costs, and what a job 
 app.command("report", short_help="What was spent of a data set's budget, and what is left.")(report.report)
 app.add_typer(ledger.app, name="ledger", help="Verify a ledger's chain and signatures.")
 app.add_typer(audit.app, name="audit", help="Measure the mechanism; bound epsilon from below.")
+app.add_typer(bench.app, name="bench", help="What sums and training steps cost on this machine.")
 app.command("attack", short_help="Attack this software on loopback, and see what holds.")(attack.attack)
 
 

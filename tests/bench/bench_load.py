@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ from townhall import Member, Town
 from secfed.identity import membership
 from secfed.identity.roles import Role
 from secfed.rounds.client import Upload
-from secfed.rounds.exchange import Present, Told
+from secfed.rounds.exchange import Present, Said, Told
 from secfed.transport import tls
 from secfed.wire import calls, service, sums
 
@@ -76,13 +76,22 @@ class Wave:
 
 
 class _Gate:
-    """Holds all vectors back until the last is ready; then lets a few through at a time."""
+    """Holds all vectors back until the last is ready; then lets a few through at a time.
+
+    Before that, few members compute at a time: each holds its vector in several forms meanwhile, and a
+    hundred of 16.8 MB would take 10 GB.
+    """
 
     def __init__(self, count: int) -> None:
         self.ready = threading.Semaphore(0)
         self.open = threading.Event()
-        self.turns = threading.Semaphore(CALLERS)
+        self.turns, self.computing = threading.Semaphore(CALLERS), threading.Semaphore(CALLERS)
         self.last = 0.0
+
+    def compute(self, hear: Callable[[Told], Said | Upload], told: Told) -> Said | Upload:
+        """In the place of the member's own step."""
+        with self.computing:
+            return hear(told)
 
     def pass_(self, member: Member, upload: Upload) -> Told:
         """In the place of the member's own upload."""
@@ -114,6 +123,7 @@ def wave(clients: int, size_mb: float) -> Wave:
         members = [Member(town, name, vector, patience_s=PATIENCE_S) for name in names]
         for member in members:
             member.sending = partial(gate.pass_, member)
+            member.rounds.hear = partial(gate.compute, member.rounds.hear)  # type: ignore[method-assign]
             member.thread.start()
         for _ in members:
             gate.ready.acquire()

@@ -35,7 +35,8 @@ from secfed.privacy import accountant
 from secfed.privacy.entries import Budget
 from secfed.privacy.events import PoissonGaussian
 from secfed.privacy.ledger import Authorization, Ledger, Verdict
-from secfed.privacy.report.account import Report, build
+from secfed.privacy.report.account import Report, ahead, build
+from secfed.privacy.report.figures import Figures, points_for
 from secfed.privacy.report.form_html import to_html
 from secfed.privacy.report.form_text import to_text
 
@@ -44,8 +45,8 @@ VERIFY_TARGET_S = 10.0
 JOB = JobId("bench")
 WHAT = {
     "long ledger": "one long ledger verified",
-    "verify": "all sites' ledgers verified",
-    "account": "their account, as text",
+    "verify": "all sites' ledgers verified, figures worked out",
+    "account": "their account from that, as text",
     "page": "the HTML page",
 }
 EVENT = PoissonGaussian(round(0.01 * 2**64), "1.1", 8, "add-remove", "record")
@@ -116,17 +117,23 @@ def measure(
     long = [write_ledger(folder, "long", key, entries // 2)]
     verdicts: list[Verdict] = []
     reports: list[Report] = []
+    made: list[Figures] = []
 
     def check(paths: list[Path]) -> None:
-        verdicts[:] = verified([(path, key.public, None) for path in paths], meanwhile=accountant.load)
+        made[:] = [Figures(points=points_for(len(paths)))]
+        verdicts[:] = verified(
+            [(path, key.public, None) for path in paths],
+            meanwhile=accountant.load,
+            each=lambda verdict: ahead(verdict, made[0]),
+        )
         faults = [verdict.fault for verdict in verdicts if verdict.fault is not None]
         if faults:
             raise SystemExit(f"a good ledger was refused: {faults[0]}")
 
     def account() -> None:
-        made = build(verdicts, now=datetime.now(UTC), recompute="secfed report")
-        to_text(made)
-        reports.append(made)
+        report = build(verdicts, now=datetime.now(UTC), recompute="secfed report", figures=made[0])
+        to_text(report)
+        reports.append(report)
 
     figures: dict[str, tuple[float, float]] = {
         "long ledger": seconds(lambda: check(long)),

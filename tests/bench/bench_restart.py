@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from secfed.cli.main import run
-from secfed.cli.playground import free_port
+from secfed.cli.playground import held_port
 from secfed.config import AggregatorConfig, load
 from secfed.crypto.kdf import digest
 from secfed.crypto.labels import Label
@@ -58,7 +58,9 @@ PATIENCE_S = 300.0
 
 def found(root: Path) -> Path:
     """A federation; its aggregator.toml."""
-    words = ["init", str(root), "--address", f"127.0.0.1:{free_port()}", "--ops", f"127.0.0.1:{free_port()}"]
+    with held_port() as calls, held_port() as ops:
+        ports = [f"127.0.0.1:{held.getsockname()[1]}" for held in (calls, ops)]
+    words = ["init", str(root), "--address", ports[0], "--ops", ports[1]]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         code = run([*words, "--no-passphrase"])
     if code != 0:

@@ -1,0 +1,7 @@
+"""What the software costs, measured stage by stage beside the limits of the machine that measures.
+
+`secure_sum` measures both sides of a sum (`cohort`: its members; `seats`: the two that are timed, in
+`processes` of their own; `meter`: the timing; `costs` and `figures`: what it came to, line by line).
+`loopback` measures a round over the network (`town`: daemon and clients; `bare`: gRPC alone).
+`dp_step` measures training, `limits` the machine, and `targets` holds it all against what is wanted.
+"""

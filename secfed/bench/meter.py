@@ -1,0 +1,172 @@
+"""Where processor time and memory go: by stage, and within a stage by the kind of work.
+
+The parts are found by wrapping the very functions that do the work, for as long as a measurement
+lasts. A part's time is its own: what it calls of other parts counts there. A wrapped call costs
+about a microsecond more, so only work that takes longer is told apart; the rest of a stage has
+no name.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+__all__ = ["Meter", "Parts", "Reading", "Target", "memory_mib"]
+
+Target = tuple[ModuleType | type, str]
+"""Where a function is found by those who call it, and its name there."""
+
+_RESET = Path("/proc/self/clear_refs")
+
+_KIB_A_MIB = 1024
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a stage has cost so far.
+
+    Attributes:
+        peak_mib: Most memory held in the stage above what the meter found at its start.
+        parts: Processor seconds by kind of work.
+    """
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    peak_mib: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def parts_s(self) -> dict[str, float]:
+        """Processor seconds by part; what belongs to none is `rest`."""
+        return self.parts | {"rest": max(0.0, self.cpu_s - sum(self.parts.values()))}
+
+
+class Parts:
+    """Enters the time of functions under a name, once they are wrapped.
+
+    Args:
+        targets: For each kind of work, the functions that do it.
+    """
+
+    def __init__(self, targets: dict[str, tuple[Target, ...]]) -> None:
+        self._targets = targets
+        self._into: dict[str, float] | None = None
+        self._inner: list[float] = []
+        self._former: list[tuple[ModuleType | type, str, object]] = []
+
+    def wrap(self) -> None:
+        """Wrap all that was named; `unwrap` takes it back."""
+        for name, targets in self._targets.items():
+            for owner, attribute in targets:
+                found = vars(owner)[attribute]
+                self._former.append((owner, attribute, found))
+                setattr(owner, attribute, self._wrapped(name, found))
+
+    def unwrap(self) -> None:
+        """Everything is what it was."""
+        while self._former:
+            owner, attribute, found = self._former.pop()
+            setattr(owner, attribute, found)
+
+    @contextmanager
+    def entered_in(self, into: dict[str, float]) -> Iterator[None]:
+        """Enter what happens from here on in this account; outside of it nothing is timed."""
+        self._into = into
+        try:
+            yield
+        finally:
+            self._into = None
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a piece of the measuring program's own as a part."""
+        begin = time.process_time()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            self._end(name, begin)
+
+    def _wrapped(self, name: str, found: Any) -> Any:
+        if isinstance(found, classmethod):
+            return classmethod(self._timed(name, found.__func__))
+        if isinstance(found, staticmethod):
+            return staticmethod(self._timed(name, found.__func__))
+        return self._timed(name, found)
+
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            if self._into is None:
+                return function(*arguments, **named)
+            begin = time.process_time()
+            self._inner.append(0.0)
+            try:
+                return function(*arguments, **named)
+            finally:
+                self._end(name, begin)
+
+        return timed
+
+    def _end(self, name: str, begin: float) -> None:
+        spent = time.process_time() - begin
+        inner = self._inner.pop()
+        if self._inner:
+            self._inner[-1] += spent
+        if self._into is not None:
+            self._into[name] = self._into.get(name, 0.0) + spent - inner
+
+
+class Meter:
+    """Readings by stage, of one process in which nothing else runs.
+
+    Args:
+        parts: What is told apart within a stage, once it is wrapped.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._idle_mib = memory_mib("VmRSS")
+        self.readings: dict[str, Reading] = defaultdict(Reading)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Reading]:
+        """Time what happens inside; a stage may come in several pieces."""
+        reading = self.readings[name]
+        _forget_peak()
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            with self._parts.entered_in(reading.parts):
+                yield reading
+        finally:
+            reading.cpu_s += time.process_time() - cpu
+            reading.wall_s += time.perf_counter() - wall
+            reading.peak_mib = max(reading.peak_mib, memory_mib("VmHWM") - self._idle_mib)
+
+    def clear(self) -> None:
+        """Begin again; what counts as idle stays."""
+        self.readings.clear()
+
+
+def memory_mib(name: str, process: int | str = "self") -> float:
+    """Memory of a process, by the name that Linux has for it: `VmRSS` now, `VmHWM` at most so far."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    (found,) = re.findall(rf"{name}:\s+(\d+) kB", status)
+    return int(found) / _KIB_A_MIB
+
+
+def _forget_peak() -> None:
+    """Let the kernel count the most memory held from now on; where it cannot, peaks are of the whole run."""
+    try:
+        _RESET.write_text("5", encoding="ascii")
+    except OSError:
+        return

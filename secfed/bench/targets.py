@@ -1,0 +1,190 @@
+"""The project's performance targets, each measured beside the machine's limits in the same run.
+
+1. The mask kernel beside the best keystream.
+2. A client until its vector is sent, beside the keystreams of its masks.
+3. Opening the sum, beside the additions and keystreams that it takes.
+4. The aggregator's memory, beside 3 vectors, 64 MiB and 1.5 KiB a member and neighbour.
+5. An upload, beside its packed vector, 1 %, 25 KiB and 1.3 KiB a neighbour.
+6. The server's processor time for an uploaded byte, beside a bare gRPC stream's over the same TLS.
+7. Sums that are not the survivors' sum bit for bit: none.
+8. A step of DP-SGD, beside the same step without privacy.
+
+A target is a ratio, so that it means the same on every machine. The cases take turns with their
+own limits; a busy machine widens the ratios of whatever waits for memory, and hardly the others.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from secfed.bench import limits, loopback, secure_sum
+from secfed.bench.cohort import Setting
+from secfed.bench.costs import Bill
+
+__all__ = ["Row", "measure", "rows_of", "rows_of_all"]
+
+ROUND_SHAPE = Setting(10, 6_815_744)
+"""Ten sites with a rank-16 adapter of an 8B model's attention (q, v)."""
+
+_KERNEL_AT_MOST = 1.5
+_SERVER_AT_MOST = 1.3
+_STEP_AT_MOST = {16: 1.11, 64: 1.05}
+
+_REPEATS = 4
+_REPEATS_UPTO = 20
+"""Up to so many clients a setting's rounds are repeated; above, one round takes a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One target.
+
+    Attributes:
+        number: Which of the eight, as this module lists them.
+        ratio: What was measured, as a multiple of the limit of the same run.
+        at_most: What it may be.
+        measured: The figures behind the ratio, in words.
+    """
+
+    number: int
+    target: str
+    ratio: float
+    at_most: float
+    measured: str
+
+    @property
+    def met(self) -> bool:
+        """Whether the ratio is within its bound."""
+        return self.ratio <= self.at_most
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A secure sum with what it may cost, None where nothing is asked."""
+
+    setting: Setting
+    client: float | None
+    aggregator: float | None
+
+
+def _cases(threads: int, *, thousand: bool) -> tuple[_Case, ...]:
+    cases = [
+        _Case(Setting(10, 1_000_000, 3), 2.0, 1.8),
+        _Case(replace(ROUND_SHAPE), 2.0, None),
+        _Case(Setting(50, 100_000, 15), None, 2.5),
+        _Case(Setting(100, 1_000_000, 30), 1.5, 1.6),
+    ]
+    if thousand:
+        cases.append(_Case(Setting(1000, 1_000_000, 50, corrupt=50, losses=50), 1.6, 1.5))
+    return tuple(
+        replace(case, setting=replace(case.setting, threads=threads, repeats=_repeats(case.setting)))
+        for case in cases
+    )
+
+
+def _repeats(setting: Setting) -> int:
+    return _REPEATS if setting.clients <= _REPEATS_UPTO else 2 if setting.clients <= 128 else 1
+
+
+def measure(
+    folder: Path,
+    *,
+    threads: int,
+    thousand: bool,
+    models: Path | None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[Row]:
+    """Measure one target after the other.
+
+    Args:
+        folder: Where uploads are written: 3 GB for a thousand clients.
+        threads: Of the aggregator's unmasking.
+        thousand: Measure the cohort of a thousand too, which takes minutes.
+        models: The cache of models, for the DP step; None leaves it out.
+        tell: Hears what is measured.
+    """
+    tell("the mask kernel")
+    kernel, keystream, ratio = limits.kernel_ratio(9, 1_000_000, 15)
+    rates = f"{kernel / 1e9:.1f} of {keystream / 1e9:.1f} GB/s"
+    yield Row(1, "mask kernel to keystream, k = 9, d = 1e6", ratio, _KERNEL_AT_MOST, rates)
+    bills: list[Bill] = []
+    for case in _cases(threads, thousand=thousand):
+        tell(f"a secure sum of {_shape(case.setting)}")
+        with tempfile.TemporaryDirectory(prefix="secfed-bench-", dir=folder) as name:
+            bill = secure_sum.measure(case.setting, Path(name))
+        bills.append(bill)
+        yield from rows_of(bill, client=case.client, aggregator=case.aggregator)
+    yield from rows_of_all(bills)
+    tell("a round over loopback")
+    with tempfile.TemporaryDirectory(prefix="secfed-bench-", dir=folder) as name:
+        trip = loopback.measure(replace(ROUND_SHAPE, repeats=2), Path(name))
+    cost = f"{trip.cpu_s_per_gb:.2f} to {trip.bare.cpu_s_per_gb:.2f} CPU s a GB"
+    yield Row(6, f"server to bare stream, {_shape(ROUND_SHAPE)}", trip.ratio, _SERVER_AT_MOST, cost)
+    if models is not None:
+        yield from _steps(models, tell)
+
+
+def rows_of(bill: Bill, *, client: float | None, aggregator: float | None) -> Iterator[Row]:
+    """What one sum shows.
+
+    Args:
+        client: What a client may take until its vector is sent, of its floor; None where nothing is asked.
+        aggregator: What opening the sum may be; likewise.
+    """
+    setting = bill.setting
+    shape = f"{_shape(setting)}, k = {bill.params.neighbours}"
+    if client is not None:
+        cost = f"floor {1e3 * bill.client_floor_s:.1f} ms"
+        words = f"client until sent, {shape}"
+        yield Row(2, f"{words}: rounding, keys, shares, masks", bill.client_kernel_ratio, client, cost)
+        yield Row(2, f"{words}: everything", bill.client_ratio, client, cost)
+    if aggregator is not None:
+        lost = f"{100 * setting.dropouts // setting.clients} % lost"
+        cost = f"floor {1e3 * bill.aggregator_floor_s:.1f} ms"
+        yield Row(3, f"aggregator's sum, {shape}, {lost}", bill.aggregator_ratio, aggregator, cost)
+
+
+def rows_of_all(bills: list[Bill]) -> Iterator[Row]:
+    """What is asked of every sum; the worst of all counts."""
+    peak = max(bills, key=lambda bill: bill.peak_mib / bill.peak_limit_mib)
+    yield Row(
+        4, "aggregator's peak memory, of 3 x 4 d + 64 MiB + 1.5 KiB n k", peak.peak_mib / peak.peak_limit_mib,
+        1.0, f"{peak.peak_mib:.0f} of {peak.peak_limit_mib:.0f} MiB at {_shape(peak.setting)}",
+    )  # fmt: skip
+    upload = max(bills, key=lambda bill: bill.upload_bytes / bill.upload_limit_bytes)
+    yield Row(
+        5, "upload, of B/8 d + 1 % + 25 KiB + 1.3 KiB k", upload.upload_bytes / upload.upload_limit_bytes,
+        1.0, f"{upload.upload_bytes} of {upload.upload_limit_bytes} bytes at {_shape(upload.setting)}",
+    )  # fmt: skip
+    wrong = sum(not bill.exact for bill in bills)
+    yield Row(
+        7, "sums that are not the survivors' sum bit for bit", float(wrong), 0.0,
+        f"{len(bills) - wrong} of {len(bills)} exact",
+    )  # fmt: skip
+
+
+def _steps(models: Path, tell: Callable[[str], None]) -> Iterator[Row]:
+    """The DP step: torch is loaded only here."""
+    from secfed.bench import dp_step
+
+    with tempfile.TemporaryDirectory(prefix="secfed-bench-") as scratch:
+        for batch, at_most in _STEP_AT_MOST.items():
+            for setting in dp_step.settings(models, Path(scratch), batch):
+                tell(f"the DP step, batch {batch}, {setting.name}")
+                steps = dp_step.measure(setting, 16, 9)
+                private, plain = steps.median_s["DP-SGD"], steps.median_s["plain"]
+                cost = f"{1e3 * private:.0f} to {1e3 * plain:.0f} ms"
+                yield Row(
+                    8, f"DP step to plain step, batch {batch}, {steps.model}", steps.to_plain, at_most, cost
+                )
+
+
+def _shape(setting: Setting) -> str:
+    return f"n = {setting.clients}, d = {_count(setting.coordinates)}"
+
+
+def _count(coordinates: int) -> str:
+    return f"{coordinates / 1e6:.3g}e6" if coordinates >= 1_000_000 else f"{coordinates / 1e5:.3g}e5"

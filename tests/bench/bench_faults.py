@@ -1,0 +1,91 @@
+"""Five faults at a client's start: what each says, its exit code, and how long it takes to say so.
+
+Run as `python tests/bench/bench_faults.py`.
+
+Wrong address, wrong certificate, expired key, revoked key, wrong passphrase, against a live aggregator,
+one whole process after the other; CPU seconds are shown beside wall time, because a busy machine changes
+them less. `doctor` ends in each case; `client run` waits for an aggregator that is away, and says so:
+its time is that until it does. Target: a cause and a remedy of one line each within 10 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "e2e"))
+
+from faults import Fault, five, impostor
+from loopback import Loopback, Outcome
+
+TARGET_S = 10.0
+SITES = ("hosp-a", "hosp-b", "hosp-c")
+WAITING, AWAY = "trying again: ", 10
+"""What `client run` says of an aggregator that is away, and the code of commands that do not wait for it."""
+
+
+def _cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def examine(play: Loopback, fault: Fault) -> tuple[float, int, str, str]:
+    """Seconds, exit code, cause and remedy of `doctor`."""
+    begin = time.perf_counter()
+    process = fault.start(play, "doctor", "--json")
+    out, _ = process.communicate()
+    took = time.perf_counter() - begin
+    failed = next(check for check in json.loads(out)["checks"] if check["verdict"] == "fail")
+    return took, process.returncode, failed["text"], failed["remedy"]
+
+
+def run(play: Loopback, fault: Fault) -> tuple[float, int | None, str, str]:
+    """The same of `client run`; for an aggregator that is away, what it says while it waits."""
+    begin = time.perf_counter()
+    process = fault.start(play, "client", "run")
+    said = []
+    for line in process.stdout or ():
+        if line.startswith(WAITING) and fault.code == AWAY:
+            took = time.perf_counter() - begin
+            process.terminate()
+            process.communicate()
+            return took, None, line.removeprefix(WAITING).strip(), "It says so, and waits."
+        said.append(line)
+    _, err = process.communicate()
+    ended = Outcome(process.returncode, "".join(said), err)
+    return time.perf_counter() - begin, ended.code, ended.error, ended.remedy
+
+
+def main() -> int:
+    """Print the table; the exit status says whether the target is met."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    slowest, causes = 0.0, set()
+    with tempfile.TemporaryDirectory() as folder:
+        root, spoilt = Path(folder) / "play", Path(folder) / "spoilt"
+        spoilt.mkdir()
+        with Loopback(root, threads=1) as play, impostor(spoilt) as stranger:
+            play.open(SITES)
+            faults = five(play, spoilt, stranger)
+            for fault in faults:
+                print(fault.name)
+                for command, measure in (("doctor", examine), ("client run", run)):
+                    used = _cpu_of_children()
+                    took, code, cause, remedy = measure(play, fault)
+                    used = _cpu_of_children() - used
+                    assert code in (fault.code, None), f"{fault.name}: {code} {cause}"
+                    print(f"  {command:10}  exit {code or '-':>2}  {took:5.1f} s  {used:4.1f} CPU s  {cause}")
+                    print(f"  {'':10}  {remedy}")
+                    slowest = max(slowest, took)
+                    causes.add(cause if command == "doctor" else "")
+    told_apart = len(causes - {""})
+    print(f"{told_apart} causes told apart, the slowest after {slowest:.1f} s (target {TARGET_S:g} s)")
+    return 0 if slowest <= TARGET_S and told_apart == len(faults) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

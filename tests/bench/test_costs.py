@@ -1,0 +1,93 @@
+"""Floors and bounds by hand, and which rounds count."""
+
+from __future__ import annotations
+
+import pytest
+
+from secfed.bench.cohort import Setting
+from secfed.bench.costs import TOTAL, UNTIL_SENT, Bill
+from secfed.bench.limits import Rates
+from secfed.bench.meter import Reading
+from secfed.bench.seats import ENCODE, OPEN, SUM
+from secfed.bench.targets import Row, rows_of, rows_of_all
+from secfed.secagg.messages import Phase
+from secfed.secagg.params import Params
+
+PHASES = [phase.value for phase in Phase if phase is not Phase.DONE]
+
+
+def client(cpu_s: float, up: int = 100) -> dict[str, Reading]:
+    return {
+        stage: Reading(cpu_s=cpu_s, bytes_up=up, parts={"masks": cpu_s / 2}) for stage in [ENCODE, *PHASES]
+    }
+
+
+def aggregator(cpu_s: float, peak_mib: float = 1.0) -> dict[str, Reading]:
+    stages = [OPEN, *PHASES, SUM]
+    return {stage: Reading(cpu_s=cpu_s, peak_mib=peak_mib, parts={"masks": cpu_s}) for stage in stages}
+
+
+@pytest.fixture
+def bill() -> Bill:
+    """Ten members, three lost; with weight and counter a vector has 1000 words, 4000 bytes."""
+    return Bill(
+        Setting(10, 998, 3),
+        Params.complete(10, 1, min_cohort=3),
+        [client(3.0), client(2.0), client(9.0)],
+        [aggregator(5.0), aggregator(4.0, 7.0), aggregator(8.0)],
+        Rates(keystream=1000.0, add=2000.0),
+        Rates(keystream=500.0, add=700.0),
+        exact=True,
+    )
+
+
+def test_floors_worked_by_hand(bill: Bill) -> None:
+    """Client: 10 streams. Aggregator: 7 vectors to add, and 7 + 3 x 7 streams."""
+    assert bill.client_floor_s == 10 * 4000 / 1000
+    assert bill.leftover_masks == 28
+    assert bill.aggregator_floor_s == pytest.approx(7 * 4000 / 700 + 28 * 4000 / 500)
+
+
+def test_bounds_worked_by_hand(bill: Bill) -> None:
+    """20-bit words of 998 coordinates are 2495 bytes; 64 MiB, three vectors and 90 edges."""
+    assert bill.upload_limit_bytes == 2520 + 25 * 1024 + 9 * 1331
+    assert bill.peak_limit_mib == pytest.approx(64 + (3 * 4000 + 90 * 1536) / 2**20)
+    assert bill.upload_bytes == 700
+    assert bill.peak_mib == 7.0
+
+
+def test_the_cheapest_round_counts_and_the_profiled_one_gives_the_parts(bill: Bill) -> None:
+    """Rounds of 3, 2 and 9 s a stage: 5 stages of 2 s against the floor; the parts are of the last."""
+    assert bill.client_ratio == 5 * 2.0 / bill.client_floor_s
+    assert bill.client_kernel_ratio == 5 * 4.5 / bill.client_floor_s
+    assert bill.aggregator_ratio == 4.0 / bill.aggregator_floor_s
+    lines = {(each.side, each.stage, each.part): each for each in bill.figures()}
+    assert lines["client", UNTIL_SENT, None].cpu_s == 10.0
+    assert lines["client", TOTAL, None].cpu_s == 14.0
+    assert lines["client", Phase.MASK.value, "masks"].cpu_s == 4.5
+    assert lines["client", Phase.MASK.value, "rest"].cpu_s == 4.5
+    assert lines["aggregator", SUM, None].ratio == bill.aggregator_ratio
+    assert lines["aggregator", SUM, "masks"].floor_s == 28 * 4000 / 500
+
+
+def test_keystream_and_addition_make_up_the_masks(bill: Bill) -> None:
+    parts = {
+        each.part: each.cpu_s for each in bill.figures() if (each.side, each.stage) == ("aggregator", SUM)
+    }
+    split = [parts[name] or 0.0 for name in ("masks: keystream, at the limit", "masks: add")]
+    assert sum(split) == parts["masks"] == 8.0
+
+
+def test_a_target_is_met_up_to_its_bound(bill: Bill) -> None:
+    assert Row(1, "a", 1.5, 1.5, "").met
+    assert not Row(1, "a", 1.51, 1.5, "").met
+    two = [row for row in rows_of(bill, client=2.0, aggregator=1.8) if row.number == 2]
+    assert [row.ratio for row in two] == [bill.client_kernel_ratio, bill.client_ratio]
+    assert {row.number for row in rows_of_all([bill])} == {4, 5, 7}
+    assert all(row.met for row in rows_of_all([bill]))
+
+
+def test_one_wrong_sum_misses_the_target(bill: Bill) -> None:
+    wrong = Bill(**{name: getattr(bill, name) for name in Bill.__slots__} | {"exact": False})
+    (row,) = [row for row in rows_of_all([bill, wrong]) if row.number == 7]
+    assert not row.met

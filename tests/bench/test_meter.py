@@ -1,0 +1,101 @@
+"""Time by the kind of work: a part's own time, wrapped only for as long as it is measured."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import ModuleType
+
+import pytest
+
+from secfed.bench.meter import Meter, Parts
+
+SPIN_S = 0.02
+
+
+def spin(seconds: float) -> None:
+    """Use so much processor time."""
+    ends = time.process_time() + seconds
+    while time.process_time() < ends:
+        pass
+
+
+class Work:
+    """A method, a class method and a static one."""
+
+    def outer(self) -> None:
+        spin(SPIN_S)
+        self.inner()
+        self.inner()
+
+    @classmethod
+    def inner(cls) -> None:
+        spin(SPIN_S)
+
+    @staticmethod
+    def aside(value: int) -> int:
+        return value + 1
+
+
+PARTS = {"outer": ((Work, "outer"),), "inner": ((Work, "inner"),), "aside": ((Work, "aside"),)}
+
+
+def test_a_part_counts_its_own_time_alone() -> None:
+    """The outer one spins once, the inner ones twice; their sum is no more than the whole."""
+    parts = Parts(PARTS)
+    meter = Meter(parts)
+    parts.wrap()
+    try:
+        with meter.stage("one"):
+            Work().outer()
+    finally:
+        parts.unwrap()
+    reading = meter.readings["one"]
+    assert reading.parts["outer"] >= SPIN_S
+    assert reading.parts["inner"] >= 2 * SPIN_S
+    assert sum(reading.parts.values()) <= reading.cpu_s
+    assert sum(reading.parts_s().values()) == pytest.approx(reading.cpu_s)
+
+
+def test_nothing_stays_wrapped_and_nothing_is_entered_outside_a_stage() -> None:
+    """Whatever a function is, it is put back as it was; between stages calls cost nobody."""
+    before = dict(vars(Work))
+    parts = Parts(PARTS)
+    meter = Meter(parts)
+    parts.wrap()
+    assert vars(Work)["outer"] is not before["outer"]
+    assert Work.aside(1) == 2
+    Work.inner()
+    parts.unwrap()
+    assert dict(vars(Work)) == before
+    with meter.stage("later"):
+        Work().outer()
+    assert meter.readings["later"].parts == {}
+
+
+def test_functions_of_modules_and_pieces_of_the_measuring_program_are_parts_too() -> None:
+    module = ModuleType("made")
+    vars(module)["work"] = spin
+    parts = Parts({"module": ((module, "work"),)})
+    meter = Meter(parts)
+    parts.wrap()
+    with meter.stage("one"):
+        with parts.part("own"):
+            spin(SPIN_S)
+        vars(module)["work"](SPIN_S)
+    parts.unwrap()
+    assert meter.readings["one"].parts.keys() == {"own", "module"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks by stage are Linux's")
+def test_the_peak_is_of_its_stage_and_above_the_idle_process() -> None:
+    """64 MiB that one stage holds are not seen in the next."""
+    meter = Meter(Parts({}))
+    with meter.stage("large"):
+        held = bytearray(64 << 20)
+        held[:: 1 << 12] = bytes(len(held) >> 12)
+        del held
+    with meter.stage("small"):
+        pass
+    assert meter.readings["large"].peak_mib >= 60
+    assert meter.readings["small"].peak_mib < 32
