@@ -135,8 +135,8 @@ class Arena:
 
     def promised(self, params: Params) -> int:
         """m: the fewest honest vectors that a sum may be opened over."""
-        corrupt, floor = self.people.roster.corrupt, self.people.roster.min_cohort
-        return max(params.threshold + 1 - corrupt, floor - corrupt)
+        certain = params.quorum if params.on_ring else params.threshold + 1
+        return max(certain, self.people.roster.min_cohort) - self.people.roster.corrupt
 
     # -- plans ---------------------------------------------------------------------------------
 
@@ -190,6 +190,14 @@ class Arena:
             if site not in self._clients:
                 self._clients[site] = self._client(site)
             self._clients[site].start()
+
+    def open_round(self, evidence: Evidence) -> tuple[JobProposal, RoundProposal]:
+        """Start all honest clients, and have them ready for the first round of a job."""
+        self.begin(evidence)
+        job = self.job()
+        round_ = self.round(job)
+        self.make_ready(job, round_)
+        return job, round_
 
     def _client(self, site: ClientId) -> Client:
         if self._processes:

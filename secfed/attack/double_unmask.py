@@ -19,10 +19,7 @@ def run(venue: Venue) -> Finding:
     """Both lists over one certificate."""
     evidence = Evidence()
     with venue.arena() as arena:
-        arena.begin(evidence)
-        job = arena.job()
-        round_ = arena.round(job)
-        arena.make_ready(job, round_)
+        job, round_ = arena.open_round(evidence)
         course = Course(arena, job, round_)
         course.play(Phase.UNMASK)
         signatures = tuple(sorted(course.signatures[next(iter(course.signatures))].items()))

@@ -22,10 +22,7 @@ def run(venue: Venue) -> Finding:
     """Seven sites: the first attempt with the victim and three others, the second with it and the rest."""
     evidence = Evidence()
     with venue.arena(7) as arena:
-        arena.begin(evidence)
-        job = arena.job()
-        round_ = arena.round(job)
-        arena.make_ready(job, round_)
+        job, round_ = arena.open_round(evidence)
         target, *others = arena.honest
         first = Course(arena, job, round_, attempt=1, cohort=(target, *others[:3], *arena.corrupt))
         first.play(Phase.CONFIRM)

@@ -22,10 +22,7 @@ def run(venue: Venue) -> Finding:
     """In the list of adverts, of survivors and of signatures."""
     evidence = Evidence()
     with venue.arena() as arena:
-        arena.begin(evidence)
-        job = arena.job()
-        round_ = arena.round(job)
-        arena.make_ready(job, round_)
+        job, round_ = arena.open_round(evidence)
         early = Course(arena, job, round_, attempt=1)
         early.play(Phase.ENCAPSULATE)
         victim, (accomplice,) = early.victims[0], early.played

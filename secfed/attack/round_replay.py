@@ -28,10 +28,7 @@ def run(venue: Venue) -> Finding:
     """First within an attempt, then after its end."""
     evidence = Evidence()
     with venue.arena() as arena:
-        arena.begin(evidence)
-        job = arena.job()
-        round_ = arena.round(job)
-        arena.make_ready(job, round_)
+        job, round_ = arena.open_round(evidence)
         _mask_again(evidence, Course(arena, job, round_, attempt=1))
         if evidence.gains:
             return evidence.finding

@@ -20,10 +20,7 @@ def run(venue: Venue) -> Finding:
     """Two attempts of one round at once."""
     evidence = Evidence()
     with venue.arena() as arena:
-        arena.begin(evidence)
-        job = arena.job()
-        round_ = arena.round(job)
-        arena.make_ready(job, round_)
+        job, round_ = arena.open_round(evidence)
         first = Course(arena, job, round_, attempt=1)
         first.play(Phase.UNMASK)
         second = Course(arena, job, round_, attempt=2)

@@ -22,10 +22,7 @@ def run(venue: Venue) -> Finding:
     """Swapped, then invented."""
     evidence = Evidence()
     with venue.arena() as arena:
-        arena.begin(evidence)
-        job = arena.job()
-        round_ = arena.round(job)
-        arena.make_ready(job, round_)
+        job, round_ = arena.open_round(evidence)
         swapped = Course(arena, job, round_, attempt=1)
         swapped.play(Phase.ENCAPSULATE)
         adverts, victim = dict(swapped.adverts), swapped.victims[0]

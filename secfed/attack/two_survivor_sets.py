@@ -30,10 +30,7 @@ def run(venue: Venue) -> Finding:
 def attack(arena: Arena) -> Finding:
     """At any n."""
     evidence = Evidence()
-    arena.begin(evidence)
-    job = arena.job()
-    round_ = arena.round(job)
-    arena.make_ready(job, round_)
+    job, round_ = arena.open_round(evidence)
     course = Course(arena, job, round_)
     course.play(Phase.CONFIRM)
     half = len(course.victims) // 2

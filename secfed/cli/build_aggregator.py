@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from datetime import UTC, datetime
@@ -204,6 +205,7 @@ def _house(
         ),
         upload_bytes_max=config.max_upload_mib << 20,
         retain_uploads=config.retain_uploads,
+        threads=os.cpu_count() or 1,
     )
 
 

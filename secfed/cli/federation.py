@@ -307,7 +307,7 @@ def _say_what_holds(roster: Roster) -> None:
         typer.echo(f"note           sites enrolled: {clients}; a sum needs at least {roster.min_cohort}")
         return
     try:
-        params = Params.complete(clients, roster.corrupt, min_cohort=roster.min_cohort)
+        params = Params.of(clients, roster.corrupt, min_cohort=roster.min_cohort)
     except InfeasibleCohortError as problem:
         typer.echo(f"note           {problem}")
         return

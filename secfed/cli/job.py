@@ -10,6 +10,7 @@ import typer
 from secfed.cli.passphrase import Descriptor, PassphraseFile
 
 if TYPE_CHECKING:
+    from secfed.identity.roster import Roster
     from secfed.rounds.exchange import JobState
     from secfed.rounds.plan import JobPlan
 
@@ -70,6 +71,7 @@ def start(
         )
         state = connection.start_job(sign_job_plan(admin.keys.signing, plan).text)
     _say_plan(plan)
+    _say_what_holds(plan, admin.rosters.current)
     typer.echo(f"started        {state.job}  {state.state}")
 
 
@@ -161,3 +163,18 @@ def _say_plan(plan: JobPlan) -> None:
         )
     if plan.kind == "vector":
         typer.echo("privacy        the secure sum only: a vector job is not differentially private by itself")
+
+
+def _say_what_holds(plan: JobPlan, roster: Roster) -> None:
+    """The thresholds of a round over everybody, in words."""
+    from secfed.errors import InfeasibleCohortError
+    from secfed.identity.roles import Role
+    from secfed.secagg.params import Params
+
+    clients, floor = len(roster.active(Role.CLIENT)), max(roster.min_cohort, plan.min_cohort)
+    try:
+        params = Params.of(clients, roster.corrupt, min_cohort=floor, survivors_min=plan.survivors_min)
+    except InfeasibleCohortError as problem:  # a paused job goes on, whoever was revoked meanwhile
+        typer.echo(f"note           {problem}")
+        return
+    typer.echo(f"a full round   {params.in_words()}")

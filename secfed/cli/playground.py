@@ -26,7 +26,7 @@ from typing import IO, Self
 from secfed import errors
 from secfed.errors import NetworkError, RoundAbortedError, SecfedError
 
-__all__ = ["Playground", "Process", "failure", "free_port"]
+__all__ = ["Playground", "Process", "failure", "held_port"]
 
 _MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 """glibc keeps what training frees: some 15 % faster on a CPU."""
@@ -41,12 +41,16 @@ _STOP_S = 10
 """How long a process may take to stop by itself before it is killed."""
 
 
-def free_port() -> int:
-    """A port on loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def held_port() -> socket.socket:
+    """A port on loopback that is nobody's until this socket is closed: a dial is refused.
+
+    The system gives it to no program that asks for any free port. A server of this federation, which names
+    it, listens there all the same, as often as it is started: both sides say SO_REUSEADDR.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 def failure(name: str, code: int, output: str, log: Path | None = None) -> SecfedError:
@@ -127,8 +131,8 @@ class Playground:
 
     def __init__(self, root: Path, *, threads: int | None = None) -> None:
         self.root = root
-        self.port = free_port()
-        self.ops_port = free_port()
+        self._held = [held_port(), held_port()]
+        self.port, self.ops_port = (int(held.getsockname()[1]) for held in self._held)
         self.processes: list[Process] = []
         self._threads = threads
         self.passphrase = root / "passphrase"
@@ -145,6 +149,8 @@ class Playground:
     ) -> None:
         for process in reversed(self.processes):
             process.stop()
+        for held in self._held:
+            held.close()
 
     # -- set-up --------------------------------------------------------------------------------
 
@@ -271,7 +277,7 @@ class Playground:
             "aggregator", "aggregator", "run", "--config", str(self.federation / "aggregator.toml"),
             "--passphrase-file", str(self.passphrase),
         )  # fmt: skip
-        self.until(lambda: self._listens() or not process.running, "the aggregator's port", 30)
+        self.until(lambda: self._listens() or not process.running, "the aggregator's port", 120)
         if not process.running:
             raise failure("the aggregator", process.wait(_STOP_S), process.output, process.log)
         return process

@@ -23,6 +23,9 @@ __all__ = ["KEY_BYTES", "derive", "derive_from_prk", "digest", "expand", "extrac
 KEY_BYTES = 32
 """Length of every symmetric key and seed, bytes: AES-256 and HKDF-SHA256's own width."""
 
+_LONG_BYTES = 1 << 16
+"""From here on fields are hashed one after the other: an adapter is not copied to be joined."""
+
 
 def lengthed(*fields: bytes) -> bytes:
     """Join fields so that no two different lists give the same bytes.
@@ -33,7 +36,7 @@ def lengthed(*fields: bytes) -> bytes:
     Returns:
         Each field after its length as an unsigned 64-bit big-endian integer.
     """
-    return b"".join(len(field).to_bytes(8, "big") + field for field in fields)
+    return b"".join([len(field).to_bytes(8, "big") + field for field in fields])
 
 
 def digest(label: Label, *fields: bytes) -> Digest:
@@ -42,7 +45,13 @@ def digest(label: Label, *fields: bytes) -> Digest:
     Returns:
         32 bytes.
     """
-    return Digest(hashlib.sha256(lengthed(label.value, *fields)).digest())
+    if sum(map(len, fields)) < _LONG_BYTES:
+        return Digest(hashlib.sha256(lengthed(label.value, *fields)).digest())
+    hashed = hashlib.sha256(lengthed(label.value))
+    for field in fields:
+        hashed.update(len(field).to_bytes(8, "big"))
+        hashed.update(field)
+    return Digest(hashed.digest())
 
 
 def extract(key: bytes, salt: bytes) -> bytes:

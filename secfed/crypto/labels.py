@@ -32,6 +32,8 @@ class Label(Enum):
     BODY = b"secfed/1/digest/body"
     ITEM = b"secfed/1/digest/item"
     ITEM_LIST = b"secfed/1/digest/item-list"
+    STATEMENT = b"secfed/1/digest/statement"
+    RING_ADVERTS = b"secfed/1/digest/ring-adverts"
     CERTIFICATE = b"secfed/1/digest/certificate"
     TRANSCRIPT = b"secfed/1/digest/transcript"
     OUTCOME_TRANSCRIPT = b"secfed/1/digest/outcome-transcript"
@@ -49,11 +51,13 @@ class Label(Enum):
     ENVELOPE = b"secfed/1/key/envelope"
     SELF_MASK = b"secfed/1/key/self-mask"
     BLOB = b"secfed/1/key/recovery-blob"
+    RING_ORDER = b"secfed/1/key/ring-order"
     CONTRIBUTION_KEY = b"secfed/1/key/contribution-digest"
     FFA_FROZEN_A = b"secfed/1/key/ffa-frozen-a"
     UNIT_RECORDS = b"secfed/1/key/unit-records"
     STREAM_NOISE = b"secfed/1/key/stream-noise"
     STREAM_SAMPLING = b"secfed/1/key/stream-sampling"
+    RANK_GREETING = b"secfed/1/key/rank-greeting"
 
     # signatures
     SIGN_ROSTER = b"secfed/1/sign/roster"

@@ -187,10 +187,11 @@ def _combine_every(
         operations, seeds = zip(*terms[begin : begin + _GROUP], strict=True)
         contexts = [mode.context(seed, start_segment + first) for seed in seeds]
         for segment in range(first, -(-words.size // SEGMENT_WORDS), step):
-            contexts = [
-                mode.seek(context, seed, start_segment + segment)
-                for context, seed in zip(contexts, seeds, strict=True)
-            ]
+            if segment > first:
+                contexts = [
+                    mode.seek(context, seed, start_segment + segment)
+                    for context, seed in zip(contexts, seeds, strict=True)
+                ]
             part = words[segment * SEGMENT_WORDS : (segment + 1) * SEGMENT_WORDS]
             _combine_segment(part, operations, contexts, keystream)
 

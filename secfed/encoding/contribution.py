@@ -36,8 +36,11 @@ class ContributionSum:
     counters: tuple[int, ...]
     count: int
 
-    def mean(self) -> NDArray[np.float64]:
+    def mean(self, out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """The sum of w x over the sum of w, shape (d,).
+
+        Args:
+            out: Where to, if given; `weighted_sum` itself for whoever needs that no more.
 
         Raises:
             EncodingError: All weights are zero.
@@ -47,7 +50,7 @@ class ContributionSum:
                 "all weights of the sum are zero, so there is no mean",
                 hint="At least one member must offer a vector with a positive weight.",
             )
-        return self.weighted_sum / self.weight_sum
+        return np.divide(self.weighted_sum, self.weight_sum, out=out)
 
 
 def contribution_words(size: int, n_counters: int) -> int:
@@ -81,8 +84,11 @@ def encode_contribution(
         raise EncodingError(f"a weight is an integer from 0 to {fixed.levels} on a grid of {fixed.bits} bits")
     if any(counter < 0 for counter in counters):
         raise ValueError("a counter is not negative")
-    head = np.array([weight, *(min(counter, fixed.levels) for counter in counters)], np.uint32)
-    return np.concatenate([head, fixed.encode(weighted, entropy)])
+    words = np.empty(contribution_words(weighted.size, len(counters)), np.uint32)
+    head = words.size - weighted.size
+    words[:head] = [weight, *(min(counter, fixed.levels) for counter in counters)]
+    fixed.encode_into(weighted, words[head:], entropy)
+    return words
 
 
 def decode_contribution_sum(

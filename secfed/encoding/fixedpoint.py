@@ -28,8 +28,11 @@ __all__ = ["GRID_BITS_MAX", "FixedPoint", "word_bits"]
 GRID_BITS_MAX = 30
 """Finest grid, bits: three clients' sums then just fit a 32-bit word."""
 
-_TILE = SEGMENT_WORDS // 16
-"""Coordinates rounded at once: 128 KiB of float64 for each temporary, so that caches hold them."""
+_TILE = SEGMENT_WORDS // 8
+"""Coordinates rounded at once: 256 KiB of float64 for each temporary, so that caches hold them."""
+
+_SHIFT = 2.0**20
+"""Where the dice's numbers begin: the power of two at which a float64 has 32 bits of fraction."""
 
 _DECODE_HINT = "The masks did not cancel, or a vector was not from this grid: nothing may be published."
 
@@ -104,21 +107,36 @@ class FixedPoint:
             decode_sum(encode(x), count=1) lies within one step of x, and is x on average, both up
             to float64's own rounding (2^-22 of a step on the finest grid).
         """
+        words = np.empty(vector.size, np.uint32)
+        self.encode_into(vector, words, entropy)
+        return words
+
+    def encode_into(
+        self,
+        vector: NDArray[np.float64],
+        out: NDArray[np.uint32],
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """As `encode`, into words that are there already, such as a part of a longer vector.
+
+        Args:
+            out: Shape (d,), overwritten; of no use if the vector is refused.
+        """
         if vector.ndim != 1 or vector.dtype != np.float64:
             raise ValueError("a vector of float64 is encoded")
+        if out.shape != vector.shape or out.dtype != np.uint32:
+            raise ValueError("a vector is encoded into as many words of uint32")
         rounding = KeyStream(entropy(KEY_BYTES))
-        words = np.empty(vector.size, np.uint32)
-        scratch = np.empty((2, min(_TILE, vector.size)))
+        scratch = _Scratch(min(_TILE, vector.size))
         for segment, begin in enumerate(range(0, vector.size, SEGMENT_WORDS)):
             end = min(begin + SEGMENT_WORDS, vector.size)
             dice = rounding.words(end - begin, start_segment=segment)
             for start in range(begin, end, _TILE):
                 stop = min(start + _TILE, end)
-                self._check(vector[start:stop], start)
-                self._round(
-                    vector[start:stop], dice[start - begin : stop - begin], scratch, words[start:stop]
-                )
-        return words
+                tile, levels = vector[start:stop], out[start:stop]
+                self._round(tile, dice[start - begin : stop - begin], scratch, levels)
+                if int(levels.min()) <= 1 or int(levels.max()) >= self.levels - 1:
+                    self._settle(tile, levels, start)
 
     def decode_sum(self, total: NDArray[np.uint32], count: int) -> NDArray[np.float64]:
         """The sum of the real vectors behind a sum of grid integers.
@@ -148,25 +166,48 @@ class FixedPoint:
         self,
         tile: NDArray[np.float64],
         dice: NDArray[np.uint32],
-        scratch: NDArray[np.float64],
+        scratch: _Scratch,
         out: NDArray[np.uint32],
     ) -> None:
-        """floor(position + u) with u uniform in [0, 1): up as often as the fraction says."""
-        position, fraction = scratch[0, : tile.size], scratch[1, : tile.size]
-        np.add(tile, self.bound, out=position)
-        np.multiply(position, self.levels / (2 * self.bound), out=position)
-        np.multiply(dice, 2.0**-32, out=fraction)
-        np.add(position, fraction, out=position)
-        # Below 2^31, where the signed conversion is exact and twice as fast.
-        np.copyto(out.view(np.int32), position, casting="unsafe")
+        """floor(position + u) with u uniform in [0, 1): up as often as the fraction says.
+
+        What is beyond the bound comes out within one of an end of the grid, or beyond it: a processor
+        makes the least or the nearest int32 of what no int32 holds, and a negative one is a large word.
+        """
+        position, shifted = scratch.position[: tile.size], scratch.shifted[: tile.size]
+        scratch.dice[: tile.size] = dice
+        with np.errstate(invalid="ignore", over="ignore"):  # what is far beyond the bound is refused later
+            np.multiply(tile, self.levels / (2 * self.bound), out=position)
+            np.add(position, self.levels / 2 - _SHIFT, out=position)
+            np.add(position, shifted, out=position)
+            # Below 2^31, where the signed conversion is exact and twice as fast.
+            np.copyto(out.view(np.int32), position, casting="unsafe")
+
+    def _settle(self, tile: NDArray[np.float64], out: NDArray[np.uint32], offset: int) -> None:
+        """A tile that reaches an end of the grid: refuse what is beyond the bound.
+
+        Raises:
+            EncodingError: A coordinate is; NaN fails the comparison too.
+        """
+        inside = np.abs(tile) <= self.bound
+        if not inside.all():
+            at = int(np.argmin(inside))
+            reason = "is beyond the bound" if np.isfinite(tile[at]) else "is not finite"
+            raise EncodingError(f"coordinate {offset + at} of the vector {reason}")
         # At x = bound the last addition may round up to one point too many.
         np.minimum(out, np.uint32(self.levels), out=out)
 
-    def _check(self, tile: NDArray[np.float64], offset: int) -> None:
-        """Every coordinate finite and within the bound; NaN fails the comparisons too."""
-        if tile.max() <= self.bound and tile.min() >= -self.bound:
-            return
-        inside = np.abs(tile) <= self.bound
-        at = int(np.argmin(inside))
-        reason = "is beyond the bound" if np.isfinite(tile[at]) else "is not finite"
-        raise EncodingError(f"coordinate {offset + at} of the vector {reason}")
+
+class _Scratch:
+    """Room for one tile: positions on the grid, and the dice as numbers from 2^20 on.
+
+    A float64 of 2^20 <= x < 2^20 + 1 has its fraction's 32 bits in its low word, so that dice written
+    there are 2^20 + u without a conversion.
+    """
+
+    __slots__ = ("dice", "position", "shifted")
+
+    def __init__(self, size: int) -> None:
+        self.position = np.empty(size)
+        self.shifted = np.full(size, _SHIFT, "<f8")
+        self.dice = self.shifted.view("<u4")[::2]

@@ -4,14 +4,16 @@ Words live in uint32 arrays and may be left unreduced there, since 2^B divides 2
 and masks wrap harmlessly and one `reduce` at the end makes them canonical. On the wire a word
 takes exactly B bits, lowest bit first, word after word, and the last byte is filled with zeros.
 
-Packing goes by pairs and then by blocks: two words are first joined into 2B bits, and the 32
-pairs of a block of 64 words, which fill B 64-bit lanes, are shifted into their lanes for all
-blocks of a tile at once.
+Packing goes by pairs and groups. Two words are joined into 2B bits; a group, eight words where
+they fill a lane of 64 bits, ends at a byte; and as the groups lie evenly spaced, one strided
+operation does the same lane, or the same pair, of all groups of a tile at once.
 """
 
 from __future__ import annotations
 
 import functools
+import io
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,16 +21,18 @@ from numpy.typing import NDArray
 
 from secfed.errors import PeerError
 
-__all__ = ["BITS_MAX", "add_into", "check_padding", "pack", "packed_bytes", "reduce", "unpack"]
+__all__ = ["BITS_MAX", "add_into", "add_packed", "check_padding", "pack", "packed_bytes", "reduce", "unpack"]
 
 BITS_MAX = 32
 """Widest word, bits: what a uint32 holds."""
 
-_BLOCK_WORDS = 64
-_BLOCK_PAIRS = 32
+_GROUP_WORDS = 8
+"""Fewest words that end at a byte whatever their width."""
 
-_TILE_BLOCKS = 2048
-"""Blocks worked on at once: 512 KiB of words, so that numpy's cost per call vanishes and caches hold."""
+_LANE_BITS = 64
+
+_TILE_WORDS = 1 << 16
+"""Words worked on at once: 256 KiB, so that numpy's cost per call vanishes and the L2 cache holds them."""
 
 _LOW_WORD = np.uint64(0xFFFFFFFF)
 _HIGH_WORD = np.uint64(0xFFFFFFFF00000000)
@@ -57,6 +61,26 @@ def add_into(total: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
     if total.shape != words.shape:
         raise ValueError(f"a vector of shape {words.shape} does not add to one of shape {total.shape}")
     np.add(total, words, out=total)
+
+
+def add_packed(total: NDArray[np.uint32], data: bytes | bytearray | memoryview, bits: int) -> None:
+    """Add a packed vector to a running sum in place, modulo 2^32, without unpacking it as a whole.
+
+    Args:
+        total: Shape (d,). Untouched if the data is refused.
+        data: Exactly `packed_bytes(d, bits)` bytes.
+        bits: B, 1 to 32.
+
+    Raises:
+        PeerError: As `unpack`.
+    """
+    layout, octets = _checked(data, bits, total.size)
+    words, scratch = np.empty(_TILE_WORDS, "<u4"), np.empty(_TILE_WORDS // 2, np.uint64)
+    for start, groups in _tiles(total.size, layout):
+        tile = words[: groups * layout.words]
+        _unpack_groups(_filled(octets, start * bits // 8, groups * layout.octets), layout, scratch, tile)
+        part = total[start : start + tile.size]
+        np.add(part, tile[: part.size], out=part)
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -95,17 +119,19 @@ def pack(words: NDArray[np.uint32], bits: int) -> bytes:
     """
     if words.dtype != np.uint32 or words.ndim != 1:
         raise ValueError("only a vector of uint32 is packed")
-    if words.size and int(words.max()) > _mask(bits):
-        raise ValueError(f"a word does not fit {bits} bits")
-    blocks = -(-words.size // _BLOCK_WORDS)
-    packed = np.empty((blocks, bits), "<u8")
-    for start in range(0, blocks, _TILE_BLOCKS):
-        rows = min(_TILE_BLOCKS, blocks - start)
-        tile = _filled(words, start * _BLOCK_WORDS, rows * _BLOCK_WORDS).astype("<u4", copy=False)
-        packed[start : start + rows] = _lanes(_joined(tile.view("<u8"), bits), bits).T
-    data = packed.tobytes()
-    length = packed_bytes(words.size, bits)
-    return data if len(data) == length else data[:length]
+    layout, most = _layout(bits), _mask(bits)
+    scratch = np.empty((2, _TILE_WORDS // 2), np.uint64)
+    file = _file_of(-(-words.size // layout.words) * layout.octets)
+    packed = np.frombuffer(file.getbuffer(), np.uint8)
+    for start, groups in _tiles(words.size, layout):
+        tile = _filled(words, start, groups * layout.words).astype("<u4", copy=False)
+        if int(tile.max()) > most:
+            raise ValueError(f"a word does not fit {bits} bits")
+        first = start * bits // 8
+        _pack_groups(tile, layout, scratch, packed[first : first + groups * layout.octets])
+    del packed
+    file.truncate(packed_bytes(words.size, bits))
+    return file.getvalue()
 
 
 def unpack(data: bytes | bytearray | memoryview, bits: int, count: int) -> NDArray[np.uint32]:
@@ -123,43 +149,93 @@ def unpack(data: bytes | bytearray | memoryview, bits: int, count: int) -> NDArr
         PeerError: Another length, checked before anything is allocated, or a bit after the last
             word that is not zero: each vector has one packed form.
     """
-    _mask(bits)
-    if count < 0 or len(data) != packed_bytes(count, bits):
-        raise PeerError(f"{len(data)} bytes are not {count} words of {bits} bits")
-    if data:
-        check_padding(data[-1], bits, count)
-    blocks = -(-count // _BLOCK_WORDS)
-    words = np.empty(blocks * _BLOCK_WORDS, "<u4")
-    octets = np.frombuffer(data, np.uint8)
-    block_bytes = bits * 8
-    for start in range(0, blocks, _TILE_BLOCKS):
-        rows = min(_TILE_BLOCKS, blocks - start)
-        tile = _filled(octets, start * block_bytes, rows * block_bytes)
-        pairs = _pairs(tile.view("<u8").reshape(rows, bits), bits)
-        _part(pairs, bits, words[start * _BLOCK_WORDS : (start + rows) * _BLOCK_WORDS].view("<u8"))
+    layout, octets = _checked(data, bits, count)
+    words = np.empty(-(-count // layout.words) * layout.words, "<u4")
+    scratch = np.empty(_TILE_WORDS // 2, np.uint64)
+    for start, groups in _tiles(count, layout):
+        tile = words[start : start + groups * layout.words]
+        _unpack_groups(_filled(octets, start * bits // 8, groups * layout.octets), layout, scratch, tile)
     return words[:count].astype(np.uint32, copy=False)
 
 
-class _Place(NamedTuple):
-    """Where a pair of words lies in its block: its lane, and by how much it is shifted there.
+# -- where the bits of a group lie -------------------------------------------------------------
 
-    `spill` is by how much the rest is shifted back into the next lane; 0 where nothing spills.
+
+class _Part(NamedTuple):
+    """A pair of words in a lane: `moved` by so many bits, to the left or to the right."""
+
+    pair: int
+    move: np.ufunc
+    bits: np.uint64
+
+
+class _Lane(NamedTuple):
+    """64 bits of a packed group, from this byte on, and the pairs that meet in them."""
+
+    start: int
+    parts: tuple[_Part, ...]
+
+
+class _Place(NamedTuple):
+    """The 64 bits of a packed group in which a pair begins, and by how much it is shifted there.
+
+    `spill` is by how much the following 64 bits are shifted to meet it; 0 where nothing spills.
     """
 
-    lane: int
+    start: int
     shift: np.uint64
     spill: np.uint64
 
 
+class _Layout(NamedTuple):
+    """How a group of so many words, in so many bytes, is written by lanes and read by places."""
+
+    bits: int
+    words: int
+    octets: int
+    lanes: tuple[_Lane, ...]
+    places: tuple[_Place, ...]
+
+
 @functools.cache
-def _places(bits: int) -> tuple[_Place, ...]:
-    """The places of a block's 32 pairs, in order."""
-    places = []
-    for pair in range(_BLOCK_PAIRS):
-        lane, shift = divmod(2 * bits * pair, 64)
-        spill = 64 - shift if shift + 2 * bits > 64 else 0
-        places.append(_Place(lane, np.uint64(shift), np.uint64(spill)))
-    return tuple(places)
+def _layout(bits: int) -> _Layout:
+    """The smallest group of this width that ends at a byte and fills a lane."""
+    _mask(bits)
+    words = _GROUP_WORDS
+    while words * bits < _LANE_BITS:
+        words *= 2
+    octets = words * bits // 8
+    last = octets - _LANE_BITS // 8  # the last lane ends with the group, and may overlap the one before
+    lanes = tuple(_lane(start, words // 2, bits) for start in [*range(0, last, _LANE_BITS // 8), last])
+    places = tuple(_place(2 * bits * pair, last, bits) for pair in range(words // 2))
+    return _Layout(bits, words, octets, lanes, places)
+
+
+def _lane(start: int, pairs: int, bits: int) -> _Lane:
+    """All that reaches into the 64 bits from a byte on."""
+    parts = []
+    for pair in range(pairs):
+        shift = 2 * bits * pair - 8 * start
+        if -2 * bits < shift < _LANE_BITS:
+            parts.append(_Part(pair, np.left_shift if shift >= 0 else np.right_shift, np.uint64(abs(shift))))
+    return _Lane(start, tuple(parts))
+
+
+def _place(begin: int, last: int, bits: int) -> _Place:
+    """Where to read the pair that begins at a bit."""
+    start = min(begin // 8, last)
+    shift = begin - 8 * start
+    spill = _LANE_BITS - shift if shift + 2 * bits > _LANE_BITS else 0
+    return _Place(start, np.uint64(shift), np.uint64(spill))
+
+
+# -- tiles of groups ---------------------------------------------------------------------------
+
+
+def _tiles(count: int, layout: _Layout) -> Iterator[tuple[int, int]]:
+    """(first word, groups) of each tile."""
+    for start in range(0, count, _TILE_WORDS):
+        yield start, -(-min(_TILE_WORDS, count - start) // layout.words)
 
 
 def _filled(source: NDArray[Any], start: int, size: int) -> NDArray[Any]:
@@ -168,47 +244,70 @@ def _filled(source: NDArray[Any], start: int, size: int) -> NDArray[Any]:
     return np.ascontiguousarray(part if part.size == size else np.pad(part, (0, size - part.size)))
 
 
-def _joined(pairs: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
-    """Two words of 32 bits as one value of 2B bits; the inverse of `_part`."""
-    joined = pairs & _HIGH_WORD
-    joined >>= np.uint64(BITS_MAX - bits)
-    joined |= pairs & _LOW_WORD
-    return joined
+def _every(octets: NDArray[np.uint8], start: int, layout: _Layout) -> NDArray[np.uint64]:
+    """The 64 bits from a byte of every group on, wherever in memory that is: a view."""
+    return np.ndarray(octets.size // layout.octets, "<u8", buffer=octets, offset=start, strides=layout.octets)
 
 
-def _part(joined: NDArray[np.uint64], bits: int, out: NDArray[np.uint64]) -> None:
-    """One value of 2B bits (higher bits are ignored) as two words of 32 bits."""
-    low = np.uint64(_mask(bits))
-    np.bitwise_and(joined, low, out=out)
-    joined <<= np.uint64(BITS_MAX - bits)
-    joined &= low << np.uint64(BITS_MAX)
-    out |= joined
+def _pack_groups(
+    words: NDArray[np.uint32], layout: _Layout, scratch: NDArray[np.uint64], out: NDArray[np.uint8]
+) -> None:
+    """Whole groups, each word below 2^B."""
+    pairs, joined, rest = words.view("<u8"), scratch[0, : words.size // 2], scratch[1, : words.size // 2]
+    np.bitwise_and(pairs, _HIGH_WORD, out=joined)
+    np.right_shift(joined, np.uint64(BITS_MAX - layout.bits), out=joined)
+    np.bitwise_and(pairs, _LOW_WORD, out=rest)
+    np.bitwise_or(joined, rest, out=joined)
+    columns = joined.reshape(-1, layout.words // 2).T
+    lane, moved = rest[: columns.shape[1]], rest[columns.shape[1] : 2 * columns.shape[1]]
+    for start, parts in layout.lanes:
+        first, *others = parts
+        first.move(columns[first.pair], first.bits, out=lane)
+        for pair, move, by in others:
+            move(columns[pair], by, out=moved)
+            np.bitwise_or(lane, moved, out=lane)
+        _every(out, start, layout)[...] = lane
 
 
-def _lanes(joined: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
-    """Values of 2B bits, shape (32 rows,), shifted into their lanes, shape (B, rows)."""
-    columns = np.ascontiguousarray(joined.reshape(-1, _BLOCK_PAIRS).T)
-    lanes = np.zeros((bits, columns.shape[1]), np.uint64)
-    moved = np.empty(columns.shape[1], np.uint64)
-    for place, column in zip(_places(bits), columns, strict=True):
-        np.left_shift(column, place.shift, out=moved)
-        np.bitwise_or(lanes[place.lane], moved, out=lanes[place.lane])
-        if place.spill:
-            np.right_shift(column, place.spill, out=lanes[place.lane + 1])
-    return lanes
+def _unpack_groups(
+    octets: NDArray[np.uint8], layout: _Layout, scratch: NDArray[np.uint64], out: NDArray[np.uint32]
+) -> None:
+    """The inverse of `_pack_groups`."""
+    joined = scratch[: out.size // 2]
+    columns = joined.reshape(-1, layout.words // 2).T
+    for column, (start, shift, spill) in zip(columns, layout.places, strict=True):
+        np.right_shift(_every(octets, start, layout), shift, out=column)
+        if spill:
+            column |= _every(octets, start + _LANE_BITS // 8, layout) << spill
+    pairs, low = out.view("<u8"), np.uint64(_mask(layout.bits))
+    np.bitwise_and(joined, low, out=pairs)
+    np.left_shift(joined, np.uint64(BITS_MAX - layout.bits), out=joined)
+    np.bitwise_and(joined, low << np.uint64(BITS_MAX), out=joined)
+    np.bitwise_or(pairs, joined, out=pairs)
 
 
-def _pairs(packed: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
-    """Packed blocks, shape (rows, B), as values of 2B bits and stray higher ones, shape (32 rows,)."""
-    lanes = np.ascontiguousarray(packed.T)
-    columns = np.empty((_BLOCK_PAIRS, lanes.shape[1]), np.uint64)
-    moved = np.empty(lanes.shape[1], np.uint64)
-    for place, column in zip(_places(bits), columns, strict=True):
-        np.right_shift(lanes[place.lane], place.shift, out=column)
-        if place.spill:
-            np.left_shift(lanes[place.lane + 1], place.spill, out=moved)
-            np.bitwise_or(column, moved, out=column)
-    return np.ascontiguousarray(columns.T).reshape(-1)
+# -- checks and buffers ------------------------------------------------------------------------
+
+
+def _checked(
+    data: bytes | bytearray | memoryview, bits: int, count: int
+) -> tuple[_Layout, NDArray[np.uint8]]:
+    """The layout of this width, and the data, if it can be `count` words."""
+    layout = _layout(bits)
+    if count < 0 or len(data) != packed_bytes(count, bits):
+        raise PeerError(f"{len(data)} bytes are not {count} words of {bits} bits")
+    if data:
+        check_padding(data[-1], bits, count)
+    return layout, np.frombuffer(data, np.uint8)
+
+
+def _file_of(size: int) -> io.BytesIO:
+    """So many bytes to write into, which are then handed over without a copy."""
+    file = io.BytesIO()
+    if size:
+        file.seek(size - 1)
+        file.write(b"\0")
+    return file
 
 
 def _mask(bits: int) -> int:

@@ -11,17 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from secfed.errors import (
-    ConfigError,
-    EncodingError,
-    PeerError,
-    RoundAbortedError,
-)
+from secfed.errors import EncodingError, PeerError, RoundAbortedError
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
 from secfed.rounds import standing
-from secfed.rounds.attempt import Upload, params_for, upload_name
+from secfed.rounds.attempt import Upload, upload_name
 from secfed.rounds.continuity import Continuity
+from secfed.rounds.entry import check_job
 from secfed.rounds.exchange import (
     Answer,
     Ask,
@@ -43,8 +39,8 @@ from secfed.rounds.plan import RoundPlan
 from secfed.rounds.plan_address import plan_address
 from secfed.rounds.ports import Observer
 from secfed.rounds.presence import Presence
-from secfed.rounds.proposal import open_job_plan, sign_round_plan, vector_words
-from secfed.rounds.publish import Formed, base_of, check_plan, form, round_folder
+from secfed.rounds.proposal import open_job_plan, sign_round_plan
+from secfed.rounds.publish import Formed, base_of, form
 from secfed.rounds.results import Results
 from secfed.rounds.round import Notices, OpenRound, SeatState
 from secfed.secagg.aggregator import AggregatorSession
@@ -290,29 +286,13 @@ class AggregatorRounds:
         proposal = open_job_plan(text, self._house.roster(), self._house.now())
         admin = ClientId(proposal.plan.created_by)
         if proposal.job not in self._book.jobs:
-            self._check_new(Job(proposal))
+            check_job(self._house, Job(proposal))
         job = self._book.start(proposal)
         self._changes.note("job_started", job=job.id, site=admin)
         if job.state == "paused":
             return self.control(JobCommand(job.id, "resume"), admin)
         self._settle()
         return self._told(job)
-
-    def _check_new(self, job: Job) -> None:
-        check_plan(job.plan)
-        params_for(self._house, job, len(self._house.clients()))
-        if vector_words(job.plan) * 4 > self._house.upload_bytes_max:
-            raise ConfigError(
-                f"a vector of job {job.id} takes up to {vector_words(job.plan) * 4} bytes, "
-                f"the aggregator takes {self._house.upload_bytes_max}",
-                hint="Raise max_upload_mib in aggregator.toml, or train fewer parameters.",
-            )
-        target = round_folder(self._house.output, job.id, 1).parent
-        if target.exists():
-            raise ConfigError(
-                f"the output folder already holds results of a job named {job.id}",
-                hint="Give the job another name, or move its old results away.",
-            )
 
     def control(self, command: JobCommand, by: ClientId) -> JobState:
         """Pause, resume or stop a job. What is frozen is finished first; an attempt that is not, is void.

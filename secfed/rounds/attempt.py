@@ -12,7 +12,7 @@ import hashlib
 from secfed.crypto.labels import PROTOCOL_VERSION, SUITE, Label
 from secfed.encoding import ring
 from secfed.encoding.fixedpoint import word_bits
-from secfed.errors import PeerError, UnexpectedMessageError
+from secfed.errors import EncodingError, InfeasibleCohortError, PeerError, UnexpectedMessageError
 from secfed.identity import roster as rosters
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, MemberIndex
@@ -61,11 +61,16 @@ def params_for(house: House, job: Job, clients: int) -> Params:
     """The thresholds of a cohort of this size under roster and plan.
 
     Raises:
-        InfeasibleCohortError: Too small or too large to be defended.
+        InfeasibleCohortError: Too small or too large to be defended, or for the words of the sum.
     """
     roster, plan = house.roster(), job.plan
     floor = max(roster.min_cohort, plan.min_cohort)
-    return Params.complete(clients, roster.corrupt, min_cohort=floor, survivors_min=plan.survivors_min)
+    params = Params.of(clients, roster.corrupt, min_cohort=floor, survivors_min=plan.survivors_min)
+    try:
+        word_bits(clients, plan.bits)
+    except EncodingError as error:
+        raise InfeasibleCohortError(str(error), hint=error.hint) from error
+    return params
 
 
 def open_attempt(
@@ -94,6 +99,7 @@ def open_attempt(
         base=proposal.base,
         previous_round=0 if last is None else last.round,
         previous=NO_DIGEST if last is None else last.transcript,
+        losses=params.losses if params.on_ring else 0,
     )
     signed = house.sign(Label.SIGN_MANIFEST, house.codec.encode(manifest), context=manifest_context(manifest))
     book.keep_roster(roster.digest, roster.text)
@@ -118,8 +124,12 @@ def restore_attempt(house: House, book: JobBook, job: Job, statement: bytes) -> 
     manifest = house.codec.decode(Manifest, statement)
     roster = rosters.verify(book.kept_roster(manifest.roster), house.roster_key)
     floor = max(roster.min_cohort, job.plan.min_cohort)
-    params = Params.complete(
-        len(manifest.cohort), manifest.corrupt, min_cohort=floor, survivors_min=job.plan.survivors_min
+    params = Params.of(
+        len(manifest.cohort),
+        manifest.corrupt,
+        min_cohort=floor,
+        survivors_min=job.plan.survivors_min,
+        losses=manifest.losses,
     )
     return AggregatorSession(
         house.sign(Label.SIGN_MANIFEST, statement, context=manifest_context(manifest)),
@@ -215,7 +225,8 @@ class LiveAttempt:
 
     def ask(self, site: ClientId) -> Request | None:
         """What this site owes now."""
-        return self.session.ask(self.session.manifest.index_of(site)) if site in self.cohort else None
+        member = self.session.place(site)
+        return None if member is None else self.session.ask(member)
 
     # -- what members say ----------------------------------------------------------------------
 
@@ -237,11 +248,12 @@ class LiveAttempt:
 
     def lose(self, site: ClientId, reason: str) -> None:
         """A member is gone, revoked, or has refused; strangers are ignored."""
-        if site not in self.cohort:
+        member = self.session.place(site)
+        if member is None:
             return
-        before = self.session.dropped, self.session.lost
-        self.session.drop(self.session.manifest.index_of(site), reason)
-        if (self.session.dropped, self.session.lost) != before:
+        before = self.session.gone
+        self.session.drop(member, reason)
+        if self.session.gone != before:
             event = "lost_after_freeze" if self.session.frozen else "dropped"
             self._house.observer.note(event, job=self.session.manifest.job, site=site, reason=reason)
         self._follow()
@@ -268,7 +280,7 @@ class LiveAttempt:
         self._progress.setdefault(member, self._house.clock.monotonic())  # to begin again is no progress
         name = upload_name(self.h, member)
         self._house.spool.discard(name)  # whole, but its end was never heard: it comes again
-        writer = self._house.spool.writer(name)
+        writer = self._house.spool.writer(name, reserve_bytes=masked.size_bytes)
         upload = Upload(writer, site, self.h, member, statement, masked.size_bytes)
         self._uploads[member] = upload
         return upload
@@ -309,9 +321,11 @@ class LiveAttempt:
         """Drop who is late."""
         for upload in self._uploads.values():
             self.progress(upload)  # a piece may have been on its way to the disk when it was announced
+        phase = self.session.phase
         for site in self.session.waiting_for:
-            reason = self._late(self.session.manifest.index_of(site), now)
-            if reason is not None and site in self.session.waiting_for:
+            member = self.session.place(site)
+            reason = None if member is None else self._late(member, now)
+            if reason is not None and self.session.phase is phase:
                 self.lose(site, reason)
 
     def _late(self, member: MemberIndex, now: float) -> str | None:

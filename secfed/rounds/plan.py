@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 BITS_MAX = 24
-"""Fixed-point bits: with 128 clients the sum still fits in 31 bits."""
+"""Fixed-point bits: with 128 clients the sum still fits in 31 bits; larger cohorts refuse too fine a grid."""
 
 CURVE_MAX = 100
 """Rounds up to which a plan has epsilon after each: every site works them out again, more take minutes."""

@@ -140,15 +140,20 @@ def form(house: House, session: AggregatorSession, job: Job, proposal: RoundProp
     plan = job.plan
     fixed = FixedPoint(float(plan.bound), plan.bits)
     total = decode_contribution_sum(ring_sum.total, len(ring_sum.survivors), COUNTERS, fixed)
+    ended = ring_sum.digest, ring_sum.transcript
+    del ring_sum  # at full length every vector counts
     if not 1 <= total.weight_sum <= total.count * plan.weight_cap:
         raise RoundAbortedError(
             f"the sum's weight {total.weight_sum} is not between 1 and {total.count} times {plan.weight_cap}"
         )
+    weight_sum, saturated = total.weight_sum, total.counters[0]
     if plan.training is None:
         result = _store_sum(house, job, proposal, total)
     else:
-        result = _store_adapter(house, job, proposal, total, plan.training)
-    return Formed(ring_sum.digest, ring_sum.transcript, result, total.weight_sum, total.counters[0])
+        mean = plan.layout.unflatten(total.mean(out=total.weighted_sum))
+        del total
+        result = _store_adapter(house, job, proposal, mean, plan.training)
+    return Formed(*ended, result, weight_sum, saturated)
 
 
 def _open_sum(house: House, session: AggregatorSession) -> RingSum:
@@ -175,10 +180,13 @@ def _store_sum(house: House, job: Job, proposal: RoundProposal, total: Contribut
 
 
 def _store_adapter(
-    house: House, job: Job, proposal: RoundProposal, total: ContributionSum, spec: TrainSpec
+    house: House,
+    job: Job,
+    proposal: RoundProposal,
+    mean: dict[str, NDArray[np.float32]],
+    spec: TrainSpec,
 ) -> Digest:
     base = house.adapters.get(proposal.base)
-    mean = job.plan.layout.unflatten(total.mean())
     adapter = registry.by_name(spec.strategy).apply(base, mean)
     return house.adapters.put(adapter, {"job": job.id, "round": proposal.plan.round})
 
@@ -333,7 +341,11 @@ def _json(value: object) -> Json:
 
 
 def _file_digests(directory: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _sorted(directory)}
+    found = {}
+    for path in _sorted(directory):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _sorted(directory: Path) -> Sequence[Path]:

@@ -11,8 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 from secfed.crypto.labels import Label
-from secfed.errors import PeerError
+from secfed.errors import AuthenticationError, PeerError
 from secfed.identity import signed
+from secfed.identity.roles import Role
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, RoundId
 from secfed.rounds import standing
@@ -170,7 +171,7 @@ class Results:
         try:
             body = signed.open_(
                 statement,
-                self._house.clients().get(site, b""),
+                self._key(site),
                 Label.SIGN_COUNTERSIGN,
                 context=h,
                 sender=site,
@@ -187,6 +188,14 @@ class Results:
         else:
             self._house.observer.note("countersignature_differs", job=job.id, site=site, round=ending.round)
         return True
+
+    def _key(self, site: ClientId) -> bytes:
+        """Identity key of an active client; none of anybody else."""
+        try:
+            member = self._house.roster().member(site)
+        except AuthenticationError:
+            return b""
+        return member.identity_key if member.active and member.role is Role.CLIENT else b""
 
     def refused(self, site: ClientId, h: Digest, rule: str) -> None:
         """A member does not accept a round's end; it is not told again.

@@ -8,6 +8,7 @@ list the round is published, or over.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -16,7 +17,7 @@ from typing import TypeVar
 from secfed.crypto.labels import Label
 from secfed.errors import InfeasibleCohortError, RoundAbortedError
 from secfed.identity.signed import Signed
-from secfed.ids import ClientId, Digest, RoundId
+from secfed.ids import ClientId, Digest, MemberIndex, RoundId
 from secfed.rounds.attempt import (
     LiveAttempt,
     Upload,
@@ -32,10 +33,11 @@ from secfed.rounds.jobs import Job, JobBook
 from secfed.rounds.presence import Presence
 from secfed.rounds.proposal import RoundProposal
 from secfed.secagg.aggregator import AggregatorSession, AttemptVoidError
-from secfed.secagg.manifest import attempt_digest
+from secfed.secagg.graph import Graph
+from secfed.secagg.manifest import Manifest, attempt_digest
 from secfed.secagg.messages import Void, VoidNotice
-from secfed.secagg.params import COMPLETE_GRAPH_MAX
-from secfed.secagg.record import AggregatorRecord
+from secfed.secagg.params import COMPLETE_GRAPH_MAX, Params
+from secfed.secagg.record import AggregatorRecord, Left
 
 __all__ = ["Aborted", "Notices", "OpenRound", "Seat", "SeatState"]
 
@@ -76,11 +78,43 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True)
 class _Masked:
-    """An attempt of this round in which vectors may have left; its members with their keys of then."""
+    """An attempt of this round in which vectors may have left: what its members remember of it.
 
+    Not its session, which holds all that a thousand members sent.
+    """
+
+    manifest: Manifest
+    params: Params
+    graph: Graph
     members: Mapping[ClientId, bytes]
-    threshold: int
-    corrupt: int
+
+    def bound(self, chosen: set[ClientId], keys: Mapping[ClientId, bytes], corrupt: int) -> set[ClientId]:
+        """Who of these would refuse: too few of the members with which its vector left are back.
+
+        Args:
+            keys: Identity keys of today.
+            corrupt: A of today.
+        """
+        cohort = self.manifest.cohort
+        gone = [
+            MemberIndex(place)
+            for place, site in enumerate(cohort)
+            if site not in chosen or keys.get(site) != self.members[site]
+        ]
+        missing = Counter(near for member in gone for near in self.graph.neighbours(member))
+        bearable = self.params.neighbours - self._left(MemberIndex(0)).needed_back(corrupt)
+        return {site for place, site in enumerate(cohort) if missing[MemberIndex(place)] > bearable} & chosen
+
+    def _left(self, member: MemberIndex) -> Left:
+        """What a member holds against the next attempt; how many it needs back is the same for all."""
+        holders = [self.manifest.cohort[near] for near in self.graph.neighbours(member)]
+        return Left(
+            attempt=self.manifest.attempt,
+            cohort=self.manifest.cohort,
+            corrupt=self.params.corrupt,
+            threshold=self.params.threshold,
+            neighbours={holder: self.members[holder] for holder in holders},
+        )
 
 
 class OpenRound:
@@ -111,6 +145,7 @@ class OpenRound:
         self.live: LiveAttempt | None = None
         self.aborted: Aborted | None = None
         self._masked: list[_Masked] = []
+        self._able: tuple[object, tuple[ClientId, ...]] = (None, ())
         self._voids = 0
         self._not_before = self.opened
         self._tried: frozenset[ClientId] = frozenset()
@@ -224,9 +259,11 @@ class OpenRound:
     def try_attempt(self) -> None:
         """Freeze a cohort and open an attempt, if it is time."""
         now = self._house.clock.monotonic()
-        if self.live is not None or self.aborted is not None or self.awaited(now):
+        if self.live is not None or self.aborted is not None:
             return
-        cohort = self._cohort(now)
+        awaited, cohort = self._look(now)
+        if awaited:
+            return
         number = self.attempts + 1
         session = open_attempt(self._house, self._book, self.job, self.proposal, cohort, number)
         self.attempts, self._tried = number, frozenset(cohort)
@@ -235,27 +272,32 @@ class OpenRound:
 
     def awaited(self, now: float) -> str:
         """What keeps the next attempt from being opened, in words; empty if nothing does."""
+        return self._look(now)[0]
+
+    def _look(self, now: float) -> tuple[str, tuple[ClientId, ...]]:
+        """What is awaited; if nothing is, the next attempt's cohort."""
         unanswered = [
             s for s, seat in self.seats.items() if seat.state in (SeatState.ASKED, SeatState.OFFERED)
         ]
         if unanswered and now < self.deadline:
-            return _sites("waiting for", unanswered)
+            return _sites("waiting for", unanswered), ()
         ready = [site for site, seat in self.seats.items() if seat.state is SeatState.READY]
         returning = [site for site in ready if self._presence.may_return(site, now)]
         if returning:
-            return _sites("waiting for the return of", returning)
-        here, cohort = self._here(now), self._cohort(now)
+            return _sites("waiting for the return of", returning), ()
+        here = self._here(now)
+        cohort = self._cohort(here)
         missing = sorted(self.seats.keys() - here)
         try:
             params_for(self._house, self.job, len(cohort))
         except InfeasibleCohortError as error:
             if len(here) > len(cohort):
                 held = _sites("vectors left from", sorted(here - set(cohort)))
-                return f"{held}, and go out again only beside the same ones; {_sites('missing', missing)}"
-            return f"{error}; {_sites('missing', missing)}"
+                return f"{held}, and go out again only beside the same ones; {_sites('missing', missing)}", ()
+            return f"{error}; {_sites('missing', missing)}", ()
         if now < self._not_before and frozenset(cohort) == self._tried:
-            return "the next attempt follows in a moment"
-        return ""
+            return "the next attempt follows in a moment", ()
+        return "", cohort
 
     def stuck(self) -> str:
         """Why no cohort can come together: too many sites, too many that declined, or the deadline passed.
@@ -266,11 +308,14 @@ class OpenRound:
         if self.live is not None or self.aborted is not None:
             return ""
         declined = [site for site, seat in self.seats.items() if seat.state is SeatState.DECLINED]
-        willing = len(self.seats) - len(declined)
+        willing, plan = len(self.seats) - len(declined), self.job.plan
+        floor = max(self._house.roster().min_cohort, plan.min_cohort, plan.survivors_min)
         try:
             params_for(self._house, self.job, willing)
         except InfeasibleCohortError as error:
-            if willing > COMPLETE_GRAPH_MAX:  # to leave some out would charge them for nothing
+            # More may come where too few are here. What is too many, too fine a grid or too many corrupt
+            # ones for them, stays so, and everybody would be charged for nothing.
+            if willing > COMPLETE_GRAPH_MAX and willing >= floor:
                 return str(error)
             if declined:
                 return f"{error}; {_sites('declined by', declined)}"
@@ -280,12 +325,20 @@ class OpenRound:
         """Start the training deadline again."""
         self.deadline = self._house.clock.monotonic() + self.proposal.plan.deadlines.training_s
 
-    def _cohort(self, now: float) -> tuple[ClientId, ...]:
-        """Ready, here, and able to mask: a vector that left binds its owner to its neighbours there."""
-        chosen = self._here(now)
-        while bound := {site for site in chosen if self._bound(site, chosen)}:
-            chosen -= bound
-        return tuple(sorted(chosen))
+    def _cohort(self, here: set[ClientId]) -> tuple[ClientId, ...]:
+        """Who of these is able to mask: a vector that left binds its owner to its neighbours there."""
+        if not self._masked:
+            return tuple(sorted(here))
+        roster = self._house.roster()
+        asked = frozenset(here), roster.digest, len(self._masked)
+        if asked != self._able[0]:  # every site that waits asks, and most ask the same
+            chosen, keys = set(here), self._house.clients()
+            while bound := set[ClientId]().union(
+                *(past.bound(chosen, keys, roster.corrupt) for past in self._masked)
+            ):
+                chosen -= bound
+            self._able = asked, tuple(sorted(chosen))
+        return self._able[1]
 
     def _here(self, now: float) -> set[ClientId]:
         """Ready, here, and enrolled for today."""
@@ -295,17 +348,6 @@ class OpenRound:
             if seat.state is SeatState.READY and self._presence.here(site, now)
         }
         return here & self._house.eligible()
-
-    def _bound(self, site: ClientId, chosen: set[ClientId]) -> bool:
-        """Whether this site would refuse: too few of the members with which its vector left are back."""
-        corrupt, keys = self._house.roster().corrupt, self._house.clients()
-        for past in self._masked:
-            if site in past.members:
-                needed = len(past.members) - 1 + max(past.corrupt, corrupt) - past.threshold + 1
-                others = chosen & past.members.keys() - {site}
-                if sum(past.members[other] == keys[other] for other in others) < needed:
-                    return True
-        return False
 
     def _lose(self, site: ClientId, reason: str) -> None:
         self._move(lambda live: live.lose(site, reason))
@@ -344,8 +386,8 @@ class OpenRound:
 
     def _remember(self, live: LiveAttempt) -> None:
         if live.masked:
-            params = live.session.params
-            self._masked.append(_Masked(live.session.members, params.threshold, params.corrupt))
+            session = live.session
+            self._masked.append(_Masked(session.manifest, session.params, session.graph, session.members))
 
     def _void(self, session: AggregatorSession, reason: str) -> None:
         """End an attempt for good, tell its members, and wait before the next."""

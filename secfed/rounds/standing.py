@@ -74,7 +74,8 @@ def job_state(job: Job, round_: OpenRound | None, now: float) -> JobState:
 
 def _members(round_: OpenRound, now: float) -> tuple[MemberState, ...]:
     live = round_.live
-    pending = () if live is None else live.session.waiting_for
+    pending = set() if live is None else set(live.session.waiting_for)
+    cohort = set() if live is None else set(live.cohort)
     dropped = {} if live is None else {item.site: item.reason for item in live.session.dropped}
     lost = {} if live is None else {item.site: item.reason for item in live.session.lost}
     members = []
@@ -86,7 +87,7 @@ def _members(round_: OpenRound, now: float) -> tuple[MemberState, ...]:
             word = f"in the sum, lost after the freeze: {lost[site]}"
         elif live is not None and site in pending:
             word, since = f"{live.session.phase.value}: awaited", live.entered
-        elif live is not None and site in live.cohort:
+        elif live is not None and site in cohort:
             word, since = f"{live.session.phase.value}: done", live.entered
         members.append(MemberState(site, word, max(0, int(now - since))))
     return tuple(members)

@@ -11,13 +11,15 @@ says what a member must be asked now.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from secfed.errors import RoundAbortedError, UnexpectedMessageError
 from secfed.identity.signed import Signed
 from secfed.ids import ClientId, MemberIndex
 from secfed.secagg.collected import Collected
 from secfed.secagg.frozen import Frozen, Signatures, Uploads
+from secfed.secagg.graph import Graph
 from secfed.secagg.manifest import Manifest, attempt_digest
 from secfed.secagg.messages import (
     Adverts,
@@ -43,6 +45,14 @@ from secfed.secagg.params import Params
 from secfed.secagg.record import AggregatorRecord
 
 __all__ = ["AggregatorSession", "AttemptVoidError"]
+
+_Signatures = tuple[tuple[MemberIndex, bytes], ...]
+
+_Alike = Literal[Phase.ADVERTISE, Phase.ENCAPSULATE, Phase.CONFIRM, Phase.UNMASK]
+"""Phases in which everybody is asked the same, but for `_shows_neighbours`."""
+
+_NAMED = 8
+"""How many lost members a reason names."""
 
 
 class AttemptVoidError(RoundAbortedError):
@@ -75,19 +85,31 @@ class AggregatorSession:
         self.manifest = codec.decode(Manifest, manifest.statement)
         self.h = attempt_digest(manifest.statement)
         self.params = params
-        self._collected = Collected(self.manifest, self.h, members, codec)
+        self._places = {site: MemberIndex(place) for place, site in enumerate(self.manifest.cohort)}
+        self._collected = Collected(self.manifest, self.h, members, codec, params)
         self.phase = Phase.ADVERTISE
         self._expected = frozenset(MemberIndex(i) for i in range(params.clients))
         self._dropped: dict[MemberIndex, Dropped] = {}
         self._lost: list[Dropped] = []
         self._frozen: Frozen | None = None
         self._certified: Signatures | None = None
+        self._signed: dict[MemberIndex, bytes] = {}
+        self._same: tuple[Phase, Request] | None = None
 
     # -- what people ask -----------------------------------------------------------------------
 
     def site(self, member: MemberIndex) -> ClientId:
         """The member's name."""
         return self.manifest.cohort[member]
+
+    def place(self, site: ClientId) -> MemberIndex | None:
+        """The site's place in the cohort; None for a stranger."""
+        return self._places.get(site)
+
+    @property
+    def graph(self) -> Graph:
+        """Who masks with whom; on the ring from the end of the first phase on."""
+        return self._collected.graph
 
     @property
     def frozen(self) -> bool:
@@ -108,6 +130,11 @@ class AggregatorSession:
     def lost(self) -> tuple[Dropped, ...]:
         """Survivors that went away after the freeze: their vectors are in the sum; sorted by site."""
         return tuple(sorted(self._lost, key=lambda item: item.site))
+
+    @property
+    def gone(self) -> int:
+        """How many members were lost so far, before the freeze or after it."""
+        return len(self._dropped) + len(self._lost)
 
     @property
     def waiting_for(self) -> tuple[ClientId, ...]:
@@ -131,33 +158,66 @@ class AggregatorSession:
         if member not in self._expected or member in self._received() or self.ready:
             return None
         match self.phase:
+            case Phase.ENCAPSULATE if self._shows_neighbours:
+                adverts = self._collected.adverts
+                return self._adverts(self._collected.neighbours(member, adverts))
+            case Phase.SHARE:
+                lists = self._collected.lists
+                return Ciphertexts(
+                    tuple(
+                        DeliveredCiphertexts(other, lists[other].index, lists[other].ciphertexts.get(member))
+                        for other in self._collected.neighbours(member, lists)
+                    ),
+                    self._collected.listed.get(Phase.ENCAPSULATE, ()),
+                )
+            case Phase.MASK:
+                bundles = self._collected.bundles
+                return Bundles(
+                    tuple(
+                        DeliveredBundle(other, bundles[other].index, bundles[other].items.get(member))
+                        for other in self._collected.neighbours(member, bundles)
+                    ),
+                    self._collected.listed.get(Phase.SHARE, ()),
+                )
+            case Phase.ADVERTISE | Phase.ENCAPSULATE | Phase.CONFIRM | Phase.UNMASK:
+                return self._for_all(self.phase)
+            case Phase.DONE:
+                return None
+
+    def _for_all(self, phase: _Alike) -> Request:
+        """What everybody is asked alike in this phase: one object, so that it can be serialised once."""
+        if self._same is None or self._same[0] is not phase:
+            self._same = phase, self._made_for_all(phase)
+        return self._same[1]
+
+    def _made_for_all(self, phase: _Alike) -> Request:
+        match phase:
             case Phase.ADVERTISE:
                 return OpenAttempt(self.signed_manifest)
             case Phase.ENCAPSULATE:
-                return Adverts(tuple(sorted(self._collected.adverts.items())))
-            case Phase.SHARE:
-                return Ciphertexts(
-                    tuple(
-                        DeliveredCiphertexts(other, item.index, item.ciphertexts.get(member))
-                        for other, item in sorted(self._collected.lists.items())
-                        if other != member
-                    )
-                )
-            case Phase.MASK:
-                return Bundles(
-                    tuple(
-                        DeliveredBundle(other, bundle.index, bundle.items.get(member))
-                        for other, bundle in sorted(self._collected.bundles.items())
-                        if other != member
-                    )
-                )
+                return self._adverts(sorted(self._collected.adverts))
             case Phase.CONFIRM:
                 return ConfirmRequest(self.survivors)
             case Phase.UNMASK:
                 assert self._certified is not None  # noqa: S101 - the phase begins by setting it
-                return UnmaskRequest(self.survivors, self._certified.signatures)
-            case Phase.DONE:
-                return None
+                return UnmaskRequest(self.survivors, self._shown_signatures(self._certified.signatures))
+
+    @property
+    def _shows_neighbours(self) -> bool:
+        """On the ring a member sees its neighbours' adverts, unless this is a retry: who is back must then
+        be seen."""
+        return self.params.on_ring and self.manifest.attempt == 1
+
+    def _adverts(self, shown: Sequence[MemberIndex]) -> Adverts:
+        adverts = self._collected.adverts
+        return Adverts(
+            tuple((other, adverts[other]) for other in shown),
+            self._collected.listed.get(Phase.ADVERTISE, ()),
+        )
+
+    def _shown_signatures(self, certified: _Signatures) -> _Signatures:
+        """A quorum of them on the ring, where everybody verifying everybody's would be n squared."""
+        return certified[: self.params.quorum] if self.params.on_ring else certified
 
     # -- events --------------------------------------------------------------------------------
 
@@ -195,11 +255,7 @@ class AggregatorSession:
 
     def _is_certified(self, member: MemberIndex, reply: Reply) -> bool:
         """Whether this is the member's signature on the survivors, made durable before."""
-        return (
-            self._certified is not None
-            and isinstance(reply, SignedReply)
-            and (member, reply.statement.signature) in self._certified.signatures
-        )
+        return isinstance(reply, SignedReply) and self._signed.get(member) == reply.statement.signature
 
     def expects_upload(self, member: MemberIndex) -> bool:
         """Whether this member's masked vector is awaited."""
@@ -249,18 +305,20 @@ class AggregatorSession:
         self._advance_if_complete()
 
     def _check_floor(self) -> None:
-        if len(self._expected) >= self.params.floor:
+        # Before the freeze a new attempt is cheaper than one that a few more losses would end for good.
+        needed = self.params.floor if self.frozen else self.params.clients - self.params.losses
+        if len(self._expected) >= needed:
             return
-        names = ", ".join(
-            f"{item.site} ({item.phase}: {item.reason})" for item in (*self.dropped, *self._lost)
-        )
+        gone = (*self.dropped, *self._lost)
+        names = ", ".join(f"{item.site} ({item.phase}: {item.reason})" for item in gone[:_NAMED])
+        names += f", and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
         if not self.frozen:
             raise AttemptVoidError(
                 f"{len(self._expected)} of {self.params.clients} members are left, "
-                f"{self.params.floor} are needed: {names}"
+                f"{needed} are needed: {names}"
             )
         raise RoundAbortedError(
-            f"{len(self._expected)} members can still answer, {self.params.floor} are needed; "
+            f"{len(self._expected)} members can still answer, {needed} are needed; "
             f"the survivor list was frozen, so the round is over: {names}"
         )
 
@@ -269,14 +327,18 @@ class AggregatorSession:
         if self.phase is Phase.UNMASK and self._shares().complete(self._frozen_now(), self.params.threshold):
             self.phase = Phase.DONE
             return
-        if not self._expected <= self._received().keys():
+        received = self._received()
+        if len(received) < len(self._expected) or not self._expected <= received.keys():
             return
         match self.phase:
             case Phase.ADVERTISE:
+                self._collected.close(self.phase)
                 self.phase = Phase.ENCAPSULATE
             case Phase.ENCAPSULATE:
+                self._collected.close(self.phase)
                 self.phase = Phase.SHARE
             case Phase.SHARE:
+                self._collected.close(self.phase)
                 reason = self._collected.dispute()
                 if reason is not None:
                     raise AttemptVoidError(reason)
@@ -294,7 +356,7 @@ class AggregatorSession:
 
     def _freeze(self) -> None:
         """Make the survivor list durable, with all that a restart needs to finish."""
-        reason = self._collected.bad_dealer(self.params.threshold)
+        reason = self._collected.unopenable()
         if reason is not None:
             raise AttemptVoidError(reason)
         frozen = self._collected.freeze(self.dropped)
@@ -318,14 +380,14 @@ class AggregatorSession:
         self._certify_from(certified)
 
     def _certify_from(self, certified: Signatures) -> None:
-        self._certified = certified
+        self._certified, self._signed = certified, dict(certified.signatures)
         self._expected = frozenset(member for member, _ in certified.signatures)
         self.phase = Phase.UNMASK
 
     # -- shares and the sum --------------------------------------------------------------------
 
     def _shares(self) -> Shares:
-        return Shares(self._collected.answers)
+        return Shares(self._collected.answers, self._collected.holders)
 
     def sum_up(self, *, threads: int = 1) -> RingSum:
         """Open the sum: add the survivors' vectors, take off what masks are left.

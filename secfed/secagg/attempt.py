@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,11 +20,13 @@ from secfed.errors import PeerError
 from secfed.identity import signed
 from secfed.identity.signed import Signed
 from secfed.ids import ClientId, Digest, MemberIndex
-from secfed.secagg import graph
+from secfed.secagg.derive import same
+from secfed.secagg.graph import Graph
 from secfed.secagg.manifest import Manifest, Terms
-from secfed.secagg.messages import Codec
+from secfed.secagg.messages import Codec, Listed
 from secfed.secagg.params import Params
 from secfed.secagg.record import ClientRecord
+from secfed.secagg.transcript import Entries, adverts_digest, statement_digest
 
 __all__ = ["Attempt", "Contribution", "Membership"]
 
@@ -84,9 +86,46 @@ class Attempt:
         site = self.site(member)
         return signed.open_(item, self.us.members[site], label, context=self.h, sender=site, recipient=None)
 
-    @property
-    def neighbours(self) -> tuple[MemberIndex, ...]:
-        return graph.neighbours(self.me, self.params.clients)
+    def neighbours(self, adverts: Entries) -> tuple[MemberIndex, ...]:
+        """Whom this client masks with, sorted; on the ring it follows from everybody's adverts."""
+        if not self.params.on_ring:
+            return Graph.complete(self.params.clients).neighbours(self.me)
+        return Graph.ring(self.params, adverts_digest(self.h, adverts)).neighbours(self.me)
+
+    def entries(
+        self, own: Mapping[MemberIndex, bytes], listed: Listed, allowed: frozenset[MemberIndex]
+    ) -> Entries:
+        """What enters T for one phase: the statements verified here; on the ring everybody's digests.
+
+        Args:
+            own: This client's statement and the verified ones of others, by author.
+            listed: As the request has it.
+            allowed: Who may be in it.
+
+        Raises:
+            PeerError: Digests where there are none to be, not sorted, of somebody else, or other ones than
+                those of the statements in hand.
+        """
+        if not self.params.on_ring:
+            if listed:
+                raise PeerError("digests stand beside a list that is whole: the cohort has no ring")
+            return own
+        self.check_senders(tuple(member for member, _ in listed), allowed, "digests")
+        entries = dict(listed)
+        for member, statement in own.items():
+            if not same(entries.get(member, b""), statement_digest(statement)):
+                raise PeerError(
+                    "a statement is not the one of the list's digest, or is not in the list",
+                    culprits=[] if member == self.me else [self.site(member)],
+                )
+        return entries
+
+    def check_whole(
+        self, neighbours: Iterable[MemberIndex], shown: Collection[MemberIndex], entries: Entries, what: str
+    ) -> None:
+        """Of every neighbour that is listed the statement itself must be here."""
+        if any(member in entries and member not in shown for member in neighbours):
+            raise PeerError(f"a neighbour's {what} is listed by its digest and held back")
 
     def check_senders(
         self, senders: tuple[MemberIndex, ...], allowed: frozenset[MemberIndex], what: str

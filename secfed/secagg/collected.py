@@ -6,7 +6,7 @@ its sender signed, so that what is passed on to others can be held against its a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from secfed.crypto import agreement
 from secfed.crypto.labels import Label
@@ -16,6 +16,7 @@ from secfed.identity.signed import Signed
 from secfed.ids import ClientId, Digest, MemberIndex
 from secfed.secagg import derive, transcript
 from secfed.secagg.frozen import Frozen, Owner
+from secfed.secagg.graph import Graph
 from secfed.secagg.manifest import Manifest
 from secfed.secagg.messages import (
     Advert,
@@ -26,12 +27,15 @@ from secfed.secagg.messages import (
     Codec,
     Confirm,
     Dropped,
+    Listed,
     MaskedStatement,
     Phase,
     ShareAnswers,
     ShareIndex,
 )
 from secfed.secagg.opening import Shares
+from secfed.secagg.params import Params
+from secfed.secagg.transcript import Entries
 
 __all__ = ["Collected"]
 
@@ -42,18 +46,33 @@ class Collected:
     Args:
         h: The manifest's digest, which every signature is bound to.
         members: Identity keys of the cohort, by site.
+
+    Attributes:
+        graph: Who masks with whom; on the ring once the adverts are fixed.
+        listed: On the ring the digests of a phase's statements, once it is over.
+        holders: Who gave a good share of each owner, in the order in which they came.
     """
 
     def __init__(
-        self, manifest: Manifest, h: Digest, members: Mapping[ClientId, bytes], codec: Codec
+        self,
+        manifest: Manifest,
+        h: Digest,
+        members: Mapping[ClientId, bytes],
+        codec: Codec,
+        params: Params,
     ) -> None:
         self._manifest, self._h, self._members, self._codec = manifest, h, members, codec
+        self._params = params
+        self.graph = Graph.complete(params.clients)
+        self.listed: dict[Phase, Listed] = {}
+        self._keys: dict[bytes, MemberIndex] = {}
         self.adverts: dict[MemberIndex, Signed] = {}
         self.lists: dict[MemberIndex, CiphertextList] = {}
         self.bundles: dict[MemberIndex, Bundle] = {}
         self.masked: dict[MemberIndex, MaskedStatement] = {}
         self.signatures: dict[MemberIndex, bytes] = {}
         self.answers: dict[MemberIndex, ShareAnswers] = {}
+        self.holders: dict[MemberIndex, tuple[MemberIndex, ...]] = {}
 
     def site(self, member: MemberIndex) -> ClientId:
         """The member's name."""
@@ -82,6 +101,7 @@ class Collected:
         """
         if phase is Phase.ADVERTISE:
             self.adverts.pop(member, None)
+            self._keys = {key: owner for key, owner in self._keys.items() if owner != member}
         if phase is Phase.MASK:
             self.masked.pop(member, None)
 
@@ -93,20 +113,34 @@ class Collected:
         """Keys in good form that nobody else has."""
         advert = self._codec.decode(Advert, self._open(item, Label.SIGN_ADVERT, member))
         agreement.check_public(agreement.AgreementPublic(advert.x25519, advert.mlkem))
-        for other in self.adverts.values():
-            taken = self._codec.decode(Advert, other.statement)
-            if advert.x25519 == taken.x25519 or advert.mlkem == taken.mlkem:
-                raise PeerError("an ephemeral key repeats another member's", culprits=[self.site(member)])
+        keys = advert.x25519, advert.mlkem
+        if any(key in self._keys for key in keys):
+            raise PeerError("an ephemeral key repeats another member's", culprits=[self.site(member)])
+        self._keys.update(dict.fromkeys(keys, member))
         self.adverts[member] = item
 
+    def close(self, phase: Phase) -> None:
+        """A phase is over: its statements are fixed, and with the adverts the ring."""
+        if not self._params.on_ring:
+            return
+        statements = self._statements(phase)
+        digests = {member: transcript.statement_digest(statements[member]) for member in sorted(statements)}
+        self.listed[phase] = tuple(digests.items())
+        if phase is Phase.ADVERTISE:
+            self.graph = Graph.ring(self._params, transcript.adverts_digest(self._h, digests))
+
+    def neighbours(self, member: MemberIndex, among: Container[MemberIndex]) -> list[MemberIndex]:
+        """The member's neighbours that are among these, sorted."""
+        return [other for other in self.graph.neighbours(member) if other in among]
+
     def take_ciphertexts(self, member: MemberIndex, reply: CiphertextList) -> None:
-        """One ciphertext for each higher-numbered member with an advert, as signed."""
+        """One ciphertext for each higher-numbered neighbour with an advert, as signed."""
         index = self._codec.decode(CiphertextIndex, self._open(reply.index, Label.SIGN_CIPHERTEXTS, member))
         digests = {entry.member: entry.digest for entry in index.items}
-        wanted = {other for other in self.adverts if other > member}
+        wanted = {other for other in self.neighbours(member, self.adverts) if other > member}
         if digests.keys() != wanted or reply.ciphertexts.keys() != wanted:
             raise PeerError(
-                "a ciphertext list is not for the higher-numbered members", culprits=[self.site(member)]
+                "a ciphertext list is not for the higher-numbered neighbours", culprits=[self.site(member)]
             )
         for other, ciphertext in reply.ciphertexts.items():
             if derive.item_digest(self._h, member, other, ciphertext) != digests[other]:
@@ -114,13 +148,13 @@ class Collected:
         self.lists[member] = reply
 
     def take_bundle(self, member: MemberIndex, reply: Bundle) -> None:
-        """One item for every other member with a ciphertext list, and the blob, as signed."""
+        """One item for every neighbour with a ciphertext list, and the blob, as signed."""
         index = self._codec.decode(ShareIndex, self._open(reply.index, Label.SIGN_BUNDLE, member))
         digests = {entry.member: entry.digest for entry in index.items}
-        wanted = self.lists.keys() - {member}
+        wanted = set(self.neighbours(member, self.lists))
         if digests.keys() != wanted or reply.items.keys() != wanted:
             raise PeerError(
-                "a bundle is not for the members that agreed on keys", culprits=[self.site(member)]
+                "a bundle is not for the neighbours that agreed on keys", culprits=[self.site(member)]
             )
         for other, item in reply.items.items():
             if derive.item_digest(self._h, member, other, derive.bundle_item_bytes(item)) != digests[other]:
@@ -136,8 +170,8 @@ class Collected:
             raise PeerError(
                 "a masked vector has another size than the manifest says", culprits=[self.site(member)]
             )
-        if not set(masked.complaints) <= self.bundles.keys() - {member}:
-            raise PeerError("a complaint names a member without a bundle", culprits=[self.site(member)])
+        if not set(masked.complaints) <= set(self.neighbours(member, self.bundles)):
+            raise PeerError("a complaint names no neighbour with a bundle", culprits=[self.site(member)])
         return masked
 
     def take_masked(self, member: MemberIndex, statement: Signed, sha256: bytes) -> None:
@@ -163,6 +197,8 @@ class Collected:
             raise PeerError("shares come with another transcript", culprits=[self.site(member)])
         Shares.check(self._h, frozen, member, answers, self.site)
         self.answers[member] = answers
+        for owner in answers.shares:
+            self.holders[owner] = (*self.holders.get(owner, ()), member)
 
     # -- before the freeze ---------------------------------------------------------------------
 
@@ -175,23 +211,25 @@ class Collected:
                     return f"{pair} commit to different masks for their edge"
         return None
 
-    def bad_dealer(self, threshold: int) -> str | None:
-        """An owner whose secrets could not be opened any more by holders with good shares."""
-        for owner in self.bundles:
-            holders = [member for member in self.masked if member != owner]
+    def unopenable(self) -> str | None:
+        """An owner whose secrets could not be opened any more, and why: bad shares, or too few holders."""
+        for owner, bundle in self.bundles.items():
+            holders = [member for member in bundle.items if member in self.masked]
             good = [member for member in holders if owner not in self.masked[member].complaints]
-            if len(good) < threshold and len(good) < len(holders):
+            if len(good) >= self._params.threshold:
+                continue
+            if len(good) < len(holders):
                 return f"{self.site(owner)} dealt bad shares to {len(holders) - len(good)} members"
+            return (
+                f"{len(good)} neighbours of {self.site(owner)} are left, {self._params.threshold} are needed"
+            )
         return None
 
     def freeze(self, dropped: tuple[Dropped, ...]) -> Frozen:
         """All that is needed from here on, with the transcript that honest members computed too."""
-        t = transcript.transcript(
-            self._h,
-            {member: item.statement for member, item in self.adverts.items()},
-            {member: item.index.statement for member, item in self.lists.items()},
-            {member: item.index.statement for member, item in self.bundles.items()},
-        )
+        phases = Phase.ADVERTISE, Phase.ENCAPSULATE, Phase.SHARE
+        seen = (self._entries(phase) for phase in phases)
+        t = transcript.transcript(self._h, *seen, ring=self._params.on_ring)
         owners = {
             member: Owner(
                 holders=tuple(sorted(bundle.items)),
@@ -202,6 +240,19 @@ class Collected:
         }
         vectors = {member: self.masked[member].vector for member in sorted(self.masked)}
         return Frozen(vectors, t, owners, dropped)
+
+    def _entries(self, phase: Phase) -> Entries:
+        """What stands for each member in a phase's list of T."""
+        return dict(self.listed[phase]) if self._params.on_ring else self._statements(phase)
+
+    def _statements(self, phase: Phase) -> dict[MemberIndex, bytes]:
+        match phase:
+            case Phase.ADVERTISE:
+                return {member: item.statement for member, item in self.adverts.items()}
+            case Phase.ENCAPSULATE:
+                return {member: item.index.statement for member, item in self.lists.items()}
+            case _:
+                return {member: item.index.statement for member, item in self.bundles.items()}
 
 
 def _commitments(item: BundleItem) -> tuple[Digest, Digest, Digest]:

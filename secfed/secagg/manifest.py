@@ -42,6 +42,8 @@ class Manifest:
         base: Digest of the adapter that updates are relative to.
         previous_round: The job's last published round; 0 where there is none.
         previous: Its transcript digest; zero where there is none.
+        losses: D of a ring, as its aggregator proposes it: how many may be lost, and nothing of who can
+            be opened, follows from it. 0 on the complete graph.
     """
 
     protocol: int
@@ -62,6 +64,7 @@ class Manifest:
     base: Digest
     previous_round: int
     previous: Digest
+    losses: int = 0
 
     @property
     def round_id(self) -> RoundId:
@@ -126,10 +129,14 @@ class Terms:
         """The sum that these terms are for."""
         return RoundId(self.job, self.round, self.sum_index)
 
-    def params(self, clients: int) -> Params:
-        """The thresholds of a cohort of this size under these terms."""
-        return Params.complete(
-            clients, self.corrupt, min_cohort=self.min_cohort, survivors_min=self.survivors_min
+    def params(self, clients: int, losses: int) -> Params:
+        """The thresholds of a cohort of this size under these terms; D of a ring as its manifest has it."""
+        return Params.of(
+            clients,
+            self.corrupt,
+            min_cohort=self.min_cohort,
+            survivors_min=self.survivors_min,
+            losses=losses,
         )
 
     def check(self, manifest: Manifest) -> Params:
@@ -141,7 +148,8 @@ class Terms:
         Raises:
             VersionMismatchError: Another protocol version or suite.
             PeerError: A field differs; the message names it.
-            InfeasibleCohortError: The cohort is too small for the floors.
+            InfeasibleCohortError: The cohort is too small or too large, or more losses are named than
+                the floors leave.
         """
         if manifest.protocol != PROTOCOL_VERSION or manifest.suite != SUITE:
             raise VersionMismatchError(
@@ -158,7 +166,7 @@ class Terms:
             raise PeerError("the manifest's attempt number is below 1")
         if any(a >= b for a, b in zip(manifest.cohort, manifest.cohort[1:], strict=False)):
             raise PeerError("the manifest's cohort is not strictly sorted")
-        params = self.params(len(manifest.cohort))
+        params = self.params(len(manifest.cohort), manifest.losses)
         if manifest.word_bits != word_bits(len(manifest.cohort), self.bits):
             raise PeerError("the manifest's word width does not follow from the cohort and the plan's bits")
         return params

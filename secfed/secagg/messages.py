@@ -22,9 +22,10 @@ from secfed.secagg.manifest import Manifest
 __all__ = [
     "Advert", "Adverts", "Bundle", "BundleItem", "Bundles", "CiphertextIndex", "CiphertextList",
     "Ciphertexts", "Codec", "Confirm", "ConfirmRequest", "Countersignature", "DeliveredBundle",
-    "DeliveredCiphertexts", "Dropped", "ItemDigest", "MaskedStatement", "MaskedUpdate", "OpenAttempt",
-    "Outcome", "OutcomeNotice", "Phase", "RecoveryKeyShare", "Reply", "Request", "SelfMaskShare",
-    "ShareAnswers", "ShareIndex", "SignedReply", "Statement", "UnmaskRequest", "Void", "VoidNotice",
+    "DeliveredCiphertexts", "Dropped", "ItemDigest", "Listed", "MaskedStatement", "MaskedUpdate",
+    "OpenAttempt", "Outcome", "OutcomeNotice", "Phase", "RecoveryKeyShare", "Reply", "Request",
+    "SelfMaskShare", "ShareAnswers", "ShareIndex", "SignedReply", "Statement", "UnmaskRequest", "Void",
+    "VoidNotice",
 ]  # fmt: skip
 
 
@@ -47,6 +48,11 @@ class ItemDigest:
 
     member: MemberIndex
     digest: Digest
+
+
+Listed = tuple[tuple[MemberIndex, Digest], ...]
+"""On the ring: the statement of every member that made one in a phase, by its digest, sorted by member.
+Readers have their neighbours' in full. Empty on the complete graph, where everybody has everybody's."""
 
 
 # -- advertise ---------------------------------------------------------------------------------
@@ -72,9 +78,15 @@ class Advert:
 
 @dataclass(frozen=True, slots=True)
 class Adverts:
-    """Request: the adverts of all members that sent one, sorted by member."""
+    """Request: the adverts of all members that sent one, sorted by member.
+
+    On the ring `listed` has all of them, the reader's own too. In full come at least those of the reader's
+    neighbours, who follow from `listed`; in a second attempt everybody's, since the reader must see which
+    of its former neighbours are back.
+    """
 
     adverts: tuple[tuple[MemberIndex, Signed], ...]
+    listed: Listed = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +121,13 @@ class DeliveredCiphertexts:
 
 @dataclass(frozen=True, slots=True)
 class Ciphertexts:
-    """Request: what every other member that sent its list had for this reader, sorted by sender."""
+    """Request: what every other member that sent its list had for this reader, sorted by sender.
+
+    On the ring the neighbours alone, and `listed` has all.
+    """
 
     lists: tuple[DeliveredCiphertexts, ...]
+    listed: Listed = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +178,13 @@ class DeliveredBundle:
 
 @dataclass(frozen=True, slots=True)
 class Bundles:
-    """Request: the bundles of all other members that sent one, sorted by sender."""
+    """Request: the bundles of all other members that sent one, sorted by sender.
+
+    On the ring the neighbours' alone, and `listed` has all.
+    """
 
     bundles: tuple[DeliveredBundle, ...]
+    listed: Listed = ()
 
 
 @dataclass(frozen=True, slots=True)

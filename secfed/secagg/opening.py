@@ -1,8 +1,9 @@
 """Open what t members together hold, survivors' self masks and dropouts' edge seeds; and so the sum.
 
 Each share is checked against the commitment that its dealer signed, so a bad one is named and
-left out. The same t respondents serve every owner, with one substitute for an owner that is
-itself among them, so that at most t + 1 sets of Lagrange weights are computed.
+left out. On the complete graph the same t respondents serve every owner, with one substitute for an
+owner that is itself among them, so that at most t + 1 sets of Lagrange weights are computed. On the
+ring every owner has holders of its own.
 
 Source: Shamir 1979 (doi:10.1145/359168.359176); Bonawitz et al. 2017, round 4.
 """
@@ -45,9 +46,15 @@ class OpenedMasks:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Verified answers by respondent."""
+    """Verified answers.
+
+    Attributes:
+        answers: By respondent.
+        holders: Who gave a good share of each owner.
+    """
 
     answers: Mapping[MemberIndex, ShareAnswers]
+    holders: Mapping[MemberIndex, tuple[MemberIndex, ...]]
 
     @staticmethod
     def check(
@@ -66,7 +73,7 @@ class Shares:
             record = frozen.owners.get(owner)
             if record is None or holder not in record.commitments:
                 raise PeerError("a share is of a member outside the share set", culprits=[site(holder)])
-            alive = owner in frozen.survivors
+            alive = owner in frozen.vectors
             if isinstance(item, SelfMaskShare) != alive:
                 raise PeerError("a share is of the kind that nobody asked for", culprits=[site(holder)])
             self_share, recovery_share, _ = record.commitments[holder]
@@ -88,13 +95,13 @@ class Shares:
 
     def holders_of(self, owner: MemberIndex) -> tuple[MemberIndex, ...]:
         """Who gave a good share of this owner, sorted."""
-        return tuple(sorted(member for member, answers in self.answers.items() if owner in answers.shares))
+        return tuple(sorted(self.holders.get(owner, ())))
 
     def complete(self, frozen: Frozen, threshold: int) -> bool:
         """Whether every secret that must be opened can be."""
         if len(self.answers) < threshold:
             return False
-        return all(len(self.holders_of(owner)) >= threshold for owner in frozen.owners)
+        return all(len(self.holders.get(owner, ())) >= threshold for owner in frozen.owners)
 
 
 def open_sum(
@@ -169,7 +176,7 @@ def add_up(
     total = np.zeros(length, dtype=np.uint32)
     for member in frozen.survivors:
         site = manifest.cohort[member]
-        ring.add_into(total, ring.unpack(_stored(site, h, frozen, member, uploads), bits, length))
+        ring.add_packed(total, _stored(site, h, frozen, member, uploads), bits)
     masking.unmask(
         total, self_seeds=opened.self_seeds, dropped_edges=opened.dropped_edges, bits=bits, threads=threads
     )

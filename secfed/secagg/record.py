@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from secfed.errors import StorageError
 from secfed.ids import ClientId, Digest, JobId, RoundId
+from secfed.secagg.params import corrupt_near
 
 __all__ = ["AggregatorRecord", "Answered", "ClientRecord", "Decisions", "Left"]
 
@@ -74,6 +75,17 @@ class Left:
     corrupt: int
     threshold: int
     neighbours: Mapping[ClientId, bytes]
+
+    def needed_back(self, corrupt: int) -> int:
+        """How many of these neighbours must be back before this client masks again.
+
+        With so many gone from the old attempt, those left in it and the corrupt ones are fewer than t.
+
+        Args:
+            corrupt: A of the new attempt.
+        """
+        near = corrupt_near(len(self.cohort), max(self.corrupt, corrupt), len(self.neighbours))
+        return len(self.neighbours) + near - self.threshold + 1
 
 
 @dataclass(frozen=True, slots=True)

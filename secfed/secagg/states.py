@@ -45,6 +45,7 @@ from secfed.secagg.messages import (
     UnmaskRequest,
 )
 from secfed.secagg.record import Left
+from secfed.secagg.transcript import Entries
 
 __all__ = [
     "Advertised", "Attempt", "Confirmed", "Encapsulated", "Finished", "Idle", "Masked",
@@ -64,9 +65,9 @@ class Advertised:
     statement: bytes
 
     def encapsulate(self, request: Adverts) -> tuple[Encapsulated, CiphertextList]:
-        a = self.attempt
+        a, everybody = self.attempt, frozenset(map(MemberIndex, range(self.attempt.params.clients)))
         senders = tuple(member for member, _ in request.adverts)
-        a.check_senders(senders, frozenset(map(MemberIndex, range(a.params.clients))), "adverts")
+        a.check_senders(senders, everybody, "adverts")
         statements: dict[MemberIndex, bytes] = {}
         peers: dict[MemberIndex, Advert] = {}
         for member, item in request.adverts:
@@ -79,9 +80,15 @@ class Advertised:
             agreement.check_public(agreement.AgreementPublic(advert.x25519, advert.mlkem))
             statements[member], peers[member] = statement, advert
         self._refuse_repeated_keys(peers)
+        statements[a.me] = self.statement
+        seen = a.entries(statements, request.listed, everybody)
+        neighbours = a.neighbours(seen)
+        a.check_whole(neighbours, statements, seen, "advert")
+        present = {a.site(member): a.us.members[a.site(member)] for member in peers}
+        peers = {member: peers[member] for member in neighbours if member in peers}
         if len(peers) < a.params.threshold:
             raise PeerError("fewer adverts than the threshold: shares could never be opened")
-        self._refuse_unsafe_retry({a.site(member): a.us.members[a.site(member)] for member in peers})
+        self._refuse_unsafe_retry(present)
         sent: dict[MemberIndex, tuple[bytes, bytes]] = {}
         for member, advert in peers.items():
             if member > a.me:
@@ -91,8 +98,7 @@ class Advertised:
             for member in sorted(sent)
         )
         statement = a.us.codec.encode(CiphertextIndex(items))
-        statements[a.me] = self.statement
-        following = Encapsulated(a, self.keys, statements, peers, sent, statement)
+        following = Encapsulated(a, self.keys, neighbours, statements, seen, peers, sent, statement)
         ciphertexts = {member: ciphertext for member, (ciphertext, _) in sent.items()}
         return following, CiphertextList(a.sign(Label.SIGN_CIPHERTEXTS, statement), ciphertexts)
 
@@ -113,8 +119,7 @@ class Advertised:
         """
         a = self.attempt
         for left in a.us.record.left(a.manifest.round_id):
-            corrupt = max(left.corrupt, a.params.corrupt)
-            needed = len(left.neighbours) + corrupt - left.threshold + 1
+            needed = left.needed_back(a.params.corrupt)
             back = sum(present.get(site) == key for site, key in left.neighbours.items())
             if back < needed:
                 raise StaleAttemptError(
@@ -130,7 +135,9 @@ class Encapsulated:
 
     attempt: Attempt
     keys: agreement.KeyPair = field(repr=False)
+    neighbours: tuple[MemberIndex, ...]
     adverts: Mapping[MemberIndex, bytes]
+    seen_adverts: Entries
     peers: Mapping[MemberIndex, Advert]
     sent: Mapping[MemberIndex, tuple[bytes, bytes]] = field(repr=False)
     statement: bytes
@@ -144,6 +151,8 @@ class Encapsulated:
         for item in request.lists:
             statements[item.sender] = a.verify(item.index, Label.SIGN_CIPHERTEXTS, item.sender)
             edges[item.sender] = self._agree(item, statements[item.sender])
+        seen = a.entries(statements, request.listed, frozenset(self.seen_adverts))
+        a.check_whole(self.neighbours, statements, seen, "ciphertext list")
         if len(edges) < a.params.threshold:
             raise PeerError("fewer than t neighbours have agreed on a key")
         holders = tuple(sorted(edges))
@@ -171,9 +180,8 @@ class Encapsulated:
             blob=derive.item_digest(a.h, a.me, a.me, blob),
         )
         statement = a.us.codec.encode(index)
-        following = Shared(
-            a, self.adverts, statements, edges, derive.self_mask_seed(own_mask, a.h, a.me), statement
-        )
+        self_seed = derive.self_mask_seed(own_mask, a.h, a.me)
+        following = Shared(a, self.neighbours, self.seen_adverts, seen, edges, self_seed, statement)
         return following, Bundle(a.sign(Label.SIGN_BUNDLE, statement), items, blob)
 
     def _agree(self, item: DeliveredCiphertexts, statement: bytes) -> EdgeKeys:
@@ -215,8 +223,9 @@ class Shared:
     """Shares are out. Next: verify the others' bundles, and mask."""
 
     attempt: Attempt
-    adverts: Mapping[MemberIndex, bytes]
-    ciphertexts: Mapping[MemberIndex, bytes]
+    neighbours: tuple[MemberIndex, ...]
+    seen_adverts: Entries
+    seen_lists: Entries
     edges: Mapping[MemberIndex, EdgeKeys] = field(repr=False)
     self_seed: bytes = field(repr=False)
     statement: bytes
@@ -238,7 +247,9 @@ class Shared:
                 complaints.append(item.sender)
             else:
                 held[item.sender] = shares
-        t = transcript.transcript(a.h, self.adverts, self.ciphertexts, statements)
+        seen = a.entries(statements, request.listed, frozenset(self.seen_lists))
+        a.check_whole(self.neighbours, statements, seen, "bundle")
+        t = transcript.transcript(a.h, self.seen_adverts, self.seen_lists, seen, ring=a.params.on_ring)
         words = a.contribution.words()
         if words.shape != (a.manifest.length,):
             raise ValueError("the contribution does not have the layout's length")
@@ -250,7 +261,7 @@ class Shared:
                 cohort=a.manifest.cohort,
                 corrupt=a.params.corrupt,
                 threshold=a.params.threshold,
-                neighbours={a.site(member): a.us.members[a.site(member)] for member in a.neighbours},
+                neighbours={a.site(member): a.us.members[a.site(member)] for member in self.neighbours},
             ),
         )
         seeds = {member: self.edges[member].mask for member in senders}
@@ -259,7 +270,7 @@ class Shared:
         packed = ring.pack(words, bits)
         vector = derive.vector_digest(a.h, a.me, hashlib.sha256(packed).digest())
         statement = a.us.codec.encode(MaskedStatement(vector, len(packed), tuple(complaints)))
-        following = Masked(a, t, frozenset(senders), held)
+        following = Masked(a, t, frozenset(seen) - {a.me}, held)
         return following, MaskedUpdate(a.sign(Label.SIGN_MASKED, statement), packed)
 
     def _own_item(self, item: DeliveredBundle, statement: bytes) -> BundleItem:

@@ -2,6 +2,10 @@
 
 Each client computes T from the statements that it used itself, never from a request. Clients
 that were shown different sets have different T, so their confirmations do not add up to a quorum.
+
+On the complete graph a client has every statement in full, and these go in. On the ring it has its
+neighbours', and of everybody a digest; the digests go in, and those of statements that it has are its
+own work.
 """
 
 from __future__ import annotations
@@ -13,20 +17,31 @@ from secfed.crypto.labels import Label
 from secfed.ids import Digest, MemberIndex
 from secfed.secagg.derive import place
 
-__all__ = ["outcome_transcript", "transcript"]
+__all__ = ["Entries", "adverts_digest", "outcome_transcript", "statement_digest", "transcript"]
 
-Statements = Mapping[MemberIndex, bytes]
-"""A statement's exact bytes by its author."""
-
-
-def _listed(statements: Statements) -> Digest:
-    fields = [part for member in sorted(statements) for part in (place(member), statements[member])]
-    return digest(Label.ITEM_LIST, *fields)
+Entries = Mapping[MemberIndex, bytes]
+"""What stands for a member in a list: its statement's exact bytes; on the ring their digest."""
 
 
-def transcript(h: Digest, adverts: Statements, ciphertexts: Statements, bundles: Statements) -> Digest:
-    """T over the exact statements used: adverts of all who sent one, lists of E, bundles of U1."""
-    return digest(Label.TRANSCRIPT, h, _listed(adverts), _listed(ciphertexts), _listed(bundles))
+def statement_digest(statement: bytes) -> Digest:
+    """What stands for a statement in the lists of a ring."""
+    return digest(Label.STATEMENT, statement)
+
+
+def _listed(entries: Entries, *, ring: bool) -> Digest:
+    """Whose and what, ascending; digests, all of one size, stand in one field."""
+    fields = [part for member in sorted(entries) for part in (place(member), entries[member])]
+    return digest(Label.ITEM_LIST, b"".join(fields)) if ring else digest(Label.ITEM_LIST, *fields)
+
+
+def adverts_digest(h: Digest, adverts: Entries) -> Digest:
+    """What the order of a ring is drawn from."""
+    return digest(Label.RING_ADVERTS, h, _listed(adverts, ring=True))
+
+
+def transcript(h: Digest, *phases: Entries, ring: bool = False) -> Digest:
+    """T over the entries used: adverts of all who sent one, lists of E, bundles of U1, in this order."""
+    return digest(Label.TRANSCRIPT, h, *(_listed(entries, ring=ring) for entries in phases))
 
 
 def outcome_transcript(h: Digest, t: Digest, survivors: Sequence[MemberIndex], sum_digest: Digest) -> Digest:

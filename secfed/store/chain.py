@@ -10,7 +10,7 @@ The digest and signature functions are arguments: this module gives them no mean
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -134,7 +134,7 @@ class Chain:
         line = jsontext.compact({"seq": seq, "prev": prev.hex(), "body": body})
         if signer is None:
             return line
-        return line[:-1] + _SIGNATURE_MEMBER + base64.b64encode(signer(line)) + b'"}'
+        return line[:-1] + _SIGNATURE_MEMBER + _base64(signer(line)) + b'"}'
 
     def _split(self, line: bytes) -> tuple[bytes, bytes]:
         """Part a line into what is signed and the signature; raise ValueError where it has no such form."""
@@ -143,8 +143,8 @@ class Chain:
         unsigned, member, rest = line.rpartition(_SIGNATURE_MEMBER)
         if not member or not rest.endswith(b'"}'):
             raise ValueError("no signature")
-        signature = base64.b64decode(rest[:-2], validate=True)
-        if base64.b64encode(signature) != rest[:-2]:  # one signature, one text
+        signature = binascii.a2b_base64(rest[:-2], strict_mode=True)
+        if _base64(signature) != rest[:-2]:  # one signature, one text
             raise ValueError("not canonical")
         return unsigned + b"}", signature
 
@@ -154,6 +154,10 @@ class Chain:
             return _members(self._split(following)[0])[1] == digest.hex()
         except ValueError:
             return None
+
+
+def _base64(data: bytes) -> bytes:
+    return binascii.b2a_base64(data, newline=False)
 
 
 def _blame(entry: int, kind: FaultKind) -> NoReturn:

@@ -37,8 +37,9 @@ def parse(data: bytes) -> Json:
     Raises:
         ValueError: Not UTF-8, not JSON, a duplicate name, a float, half a surrogate pair, or bytes left over.
     """
-    value, rest = first_value(data)
-    if rest.strip():
+    text = data.decode("utf-8")
+    value, end = _decode(text)
+    if text[end:].strip(_ASCII_SPACE):
         raise ValueError("text after the JSON value")
     return value
 
@@ -50,15 +51,23 @@ def first_value(data: bytes) -> tuple[Json, bytes]:
         ValueError: As `parse`, except for bytes left over.
     """
     text = data.decode("utf-8", errors="surrogateescape")
+    value, end = _decode(text)
+    text[:end].encode("utf-8")  # bytes that are no UTF-8 are accepted nowhere within the value
+    return value, text[end:].encode("utf-8", errors="surrogateescape")
+
+
+def _decode(text: str) -> tuple[Json, int]:
+    """The value that a text begins with, and where it ends."""
     try:
         value, end = _DECODER.raw_decode(text)
     except RecursionError as problem:
         raise ValueError("nested too deeply") from problem
-    rest = text[end:].encode("utf-8", errors="surrogateescape")
-    text[:end].encode("utf-8")  # bytes that are no UTF-8 are accepted nowhere within the value
-    if "\\u" in text[:end]:
+    if "\\u" in text:
         _refuse_surrogates(value)
-    return value, rest
+    return value, end
+
+
+_ASCII_SPACE = " \t\n\r\v\f"
 
 
 def _refuse_surrogates(value: Json) -> None:

@@ -7,6 +7,7 @@ state directory's lock: a spool is for one process, one writer a name.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -36,16 +37,24 @@ _DRAFT_PREFIX = ".draft-"
 class SpoolWriter:
     """One upload being written; nothing of it is visible before `commit`."""
 
-    def __init__(self, directory: Path, name: str, barrier: Barrier, writing: set[str]) -> None:
+    def __init__(
+        self, directory: Path, name: str, reserve_bytes: int, barrier: Barrier, writing: set[str]
+    ) -> None:
         self._target = directory / name
         self._draft = directory / (_DRAFT_PREFIX + name)
         self._barrier = barrier
-        self._size_bytes = 0
+        self._size_bytes, self._reserved_bytes = 0, reserve_bytes
         with storage_errors(self._target):
             self._draft.unlink(missing_ok=True)  # one that could not be removed when it was given up
             self._file = os.open(
                 self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE
             )
+            try:
+                _reserve(self._file, reserve_bytes)
+            except OSError:
+                os.close(self._file)
+                self._draft.unlink(missing_ok=True)
+                raise
         self._writing = writing
         writing.add(name)
 
@@ -72,6 +81,8 @@ class SpoolWriter:
         """
         with storage_errors(self._target):
             self._barrier(f"before:commit {self._target.name}")
+            if self._size_bytes < self._reserved_bytes:
+                os.ftruncate(self._file, self._size_bytes)
             os.fsync(self._file)
             if self._target.exists():
                 raise StorageError(f"{self._target} was already uploaded")
@@ -124,18 +135,21 @@ class Spool:
             for draft in directory.glob(_DRAFT_PREFIX + "*"):
                 draft.unlink()
 
-    def writer(self, name: str) -> SpoolWriter:
+    def writer(self, name: str, *, reserve_bytes: int = 0) -> SpoolWriter:
         """Begin an upload; use it as a context, which aborts what was not committed.
 
+        Args:
+            reserve_bytes: Its size, if that is known: the disk sets so much aside at once.
+
         Raises:
-            StorageError: The name is taken, by an upload or by one being written.
+            StorageError: The name is taken, by an upload or by one being written, or the disk is full.
         """
         path = self._path(name)
         if path.exists():
             raise StorageError(f"{path} was already uploaded")
         if name in self._writing:
             raise StorageError(f"{path} is being uploaded")
-        return SpoolWriter(self._directory, name, self._barrier, self._writing)
+        return SpoolWriter(self._directory, name, reserve_bytes, self._barrier, self._writing)
 
     def open(self, name: str) -> BinaryIO:
         """Open a whole upload for reading; the caller closes it.
@@ -164,3 +178,18 @@ class Spool:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for an upload")
         return self._directory / name
+
+
+_CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV)
+"""What a file system says that knows no reservation: it does without."""
+
+
+def _reserve(descriptor: int, size_bytes: int) -> None:
+    """Let the disk find its blocks once and not at every piece; a full one refuses before the first."""
+    if not size_bytes:
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as problem:
+        if problem.errno not in _CANNOT_RESERVE:
+            raise

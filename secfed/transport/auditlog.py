@@ -3,7 +3,8 @@
 JSON lines, hash-chained and signed (`store.journal`). Entries of one kind within a short while
 become one entry with a count, so neither waiting clients nor a flood of refusals can fill the
 disk; a refusal's kind is its class, since its text may be another one each time. A log that cannot
-be written stops the daemon: nothing is accepted that leaves no trace. A signed note beside it
+be written stops the daemon: nothing is accepted that leaves no trace. Connections, which cost a
+stranger nothing, wait for the next other entry or a minute. A signed note beside it
 (`store.checkpoint`) spares a restart the entries of years, and shows a tail that was cut off.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from secfed.crypto import signing
@@ -26,7 +27,10 @@ from secfed.store.checkpoint import Checkpoint
 from secfed.store.journal import Journal
 from secfed.wire.limits import AUDIT_KINDS_MAX
 
-__all__ = ["AuditLog", "log_file"]
+__all__ = ["UNHURRIED_S", "AuditLog", "log_file"]
+
+UNHURRIED_S = 60
+"""Longest wait of an entry that need not be written by itself: a flood of them is a line a minute."""
 
 
 def log_file(state_dir: Path, key: SigningKey) -> Path:
@@ -40,13 +44,14 @@ class _Kind:
     what: str
     outcome: str
     where: str
+    hurried: bool
 
 
 @dataclass(slots=True)
 class _Several:
     """What is written of all entries of a kind: when the first came and its text, and how many."""
 
-    first: str
+    first: datetime
     text: str
     count: int = 1
 
@@ -92,7 +97,9 @@ class AuditLog:
         )
         self._checkpoint.save(self._journal.sound)
 
-    def add(self, *, who: str, what: str, outcome: str, where: str, text: str = "") -> None:
+    def add(
+        self, *, who: str, what: str, outcome: str, where: str, text: str = "", hurried: bool = True
+    ) -> None:
         """Enter something that happened.
 
         Args:
@@ -101,28 +108,31 @@ class AuditLog:
             outcome: `ok`, or the refusal's class.
             where: The other side's address.
             text: The refusal's; of several of one kind the first one's stands for all.
+            hurried: False for what waits up to `UNHURRIED_S` for company.
         """
-        kind = _Kind(who, what, outcome, where)
+        kind = _Kind(who, what, outcome, where, hurried)
         with self._lock:
             if kind not in self._pending and len(self._pending) >= AUDIT_KINDS_MAX:
-                kind = _Kind("-", what, "many", "-")
+                kind = _Kind("-", what, "many", "-", hurried)
             if kind in self._pending:
                 self._pending[kind].count += 1
             else:
-                self._pending[kind] = _Several(write_time(self._now()), text)
+                self._pending[kind] = _Several(self._now(), text)
 
-    def flush(self) -> None:
-        """Write what was collected; durable on return. One thread at a time.
+    def flush(self, *, everything: bool = False) -> None:
+        """Write what was collected, unless all of it may wait; durable on return. One thread at a time.
 
         Raises:
             AuditLogError: It cannot be written.
         """
         with self._lock:
+            if not everything and not self._due():
+                return
             pending, self._pending = self._pending, {}
         for kind, several in pending.items():
             self._journal.append(
                 {
-                    "at": several.first,
+                    "at": write_time(several.first),
                     "who": kind.who,
                     "what": kind.what,
                     "outcome": f"{kind.outcome}: {several.text}" if several.text else kind.outcome,
@@ -136,9 +146,14 @@ class AuditLog:
     def close(self) -> None:
         """Write the rest and release the file."""
         try:
-            self.flush()
+            self.flush(everything=True)
         finally:
             self._journal.close()
+
+    def _due(self) -> bool:
+        """Whether anything collected may not, or not any longer, wait."""
+        latest = self._now() - timedelta(seconds=UNHURRIED_S)
+        return any(kind.hurried or several.first <= latest for kind, several in self._pending.items())
 
 
 def _line_digest(line: bytes) -> Digest:

@@ -58,6 +58,8 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Or the window grows with the link until gRPC keeps whole uploads; a message of 1 MiB has one anyway.
+    ("grpc.http2.bdp_probe", 0),
 ]
 """Options of the listening side. gRPC ignores unknown ones in silence: a test looks at what they do."""
 
@@ -140,7 +142,7 @@ class Daemon:
                 await desk.close()
 
     async def _serve(self, desk: Desk, stop: asyncio.Event) -> None:
-        tls = ServerTls(self.keys, self.rosters.current)
+        tls = ServerTls(self.keys, self.rosters.current, self._dialled)
         federation = FederationService(
             desk,
             HelloGate(self.keys.certificate),
@@ -187,6 +189,10 @@ class Daemon:
             await asyncio.to_thread(page.close)
         if desk.failed.done():
             raise desk.failed.result()
+
+    def _dialled(self) -> None:
+        """One without a call after it was refused by TLS, or said nothing, and leaves no other trace."""
+        self.audit.add(who="-", what="Connect", outcome="begun", where="-", hurried=False)
 
     # -- chores --------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ revocation, so every call is decided again by its hello.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import grpc
 
@@ -25,9 +26,12 @@ class ServerTls:
     Args:
         keys: The aggregator's own.
         roster: The roster in force now; later ones come by `replace`.
+        dialled: Told, on some thread, of each connection, before its handshake. gRPC says neither whose it
+            is nor what became of it.
     """
 
-    def __init__(self, keys: MemberKeys, roster: Roster) -> None:
+    def __init__(self, keys: MemberKeys, roster: Roster, dialled: Callable[[], None] = lambda: None) -> None:
+        self._dialled = dialled
         self._pair = (keys.tls_key_pem, keys.tls_certificate_pem)
         self._lock = threading.Lock()
         self._pending: grpc.ServerCertificateConfiguration | None = None
@@ -55,6 +59,7 @@ class ServerTls:
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Asked by gRPC at every handshake, on a thread of its own; None leaves things as they are."""
+        self._dialled()
         with self._lock:
             pending, self._pending = self._pending, None
         return pending

@@ -36,9 +36,10 @@ from secfed.secagg.messages import (
 from secfed.wire import limits, strict
 from secfed.wire.pb import statements_pb2 as pb
 
-__all__ = ["ProtoCodec"]
+__all__ = ["ProtoCodec", "members_of"]
 
 M = TypeVar("M", bound=Message)
+X = TypeVar("X", bound=Message)
 
 
 class ProtoCodec:
@@ -48,7 +49,7 @@ class ProtoCodec:
         """The one serialisation of a statement.
 
         Raises:
-            ValueError: A number out of its field's range, or more than 64 KiB.
+            ValueError: A number out of its field's range, or more than 512 KiB.
         """
         return strict.serialise(_PAIRS[type(statement)].to(statement), limits.STATEMENT_BYTES_MAX)
 
@@ -61,6 +62,14 @@ class ProtoCodec:
         """
         pair = _PAIRS[kind]
         return cast(S, pair.from_(strict.parse(pair.message, data, limits.STATEMENT_BYTES_MAX)))
+
+
+def members_of(
+    items: Sequence[X], member: Callable[[X], int], least: int, most: int, what: str
+) -> tuple[MemberIndex, ...]:
+    """Whom a list's entries are of, as `strict.members`; too many are refused before any is looked at."""
+    strict.ranged(len(items), least, most, f"the number of {what}")
+    return strict.members([member(item) for item in items], least, most, what)
 
 
 # -- before an attempt -------------------------------------------------------------------------
@@ -86,6 +95,7 @@ def _manifest_to(value: Manifest) -> pb.Manifest:
         base=value.base,
         previous_round=value.previous_round,
         previous=value.previous,
+        losses=value.losses,
     )
 
 
@@ -109,6 +119,7 @@ def _manifest_from(message: pb.Manifest) -> Manifest:
         base=strict.digest(message.base, "a base's digest"),
         previous_round=message.previous_round,
         previous=strict.digest(message.previous, "a transcript's digest"),
+        losses=message.losses,
     )
 
 
@@ -134,7 +145,7 @@ def _items_to(items: tuple[ItemDigest, ...]) -> list[pb.ItemDigest]:
 
 
 def _items_from(messages: Sequence[pb.ItemDigest], least: int) -> tuple[ItemDigest, ...]:
-    members = strict.members([item.member for item in messages], least, limits.NEIGHBOURS_MAX, "items")
+    members = members_of(messages, lambda item: item.member, least, limits.NEIGHBOURS_MAX, "items")
     return tuple(
         ItemDigest(member, strict.digest(item.digest, "an item's digest"))
         for member, item in zip(members, messages, strict=True)
@@ -198,7 +209,7 @@ def _answers_to(value: ShareAnswers) -> pb.ShareAnswers:
 
 
 def _answers_from(message: pb.ShareAnswers) -> ShareAnswers:
-    members = strict.members([item.member for item in message.answers], 0, limits.NEIGHBOURS_MAX, "shares")
+    members = members_of(message.answers, lambda item: item.member, 0, limits.NEIGHBOURS_MAX, "shares")
     return ShareAnswers(
         transcript=strict.digest(message.transcript, "a transcript"),
         shares=dict(zip(members, map(_answer_from, message.answers), strict=True)),
@@ -247,6 +258,7 @@ def _outcome_to(value: Outcome) -> pb.Outcome:
 
 
 def _outcome_from(message: pb.Outcome) -> Outcome:
+    strict.ranged(len(message.dropped), 0, limits.COHORT_MAX, "the number of dropped sites")
     strict.increasing([item.site for item in message.dropped], 0, limits.COHORT_MAX, "dropped sites")
     return Outcome(
         round_id=RoundId(strict.job(message.job), strict.count(message.round, "a round"), message.sum_index),

@@ -7,19 +7,19 @@ call, an entry in memory) has a count or a time here; how long one's own side wa
 
 from __future__ import annotations
 
-from secfed.secagg.params import COMPLETE_GRAPH_MAX
+from secfed.secagg import degree, params
 
 __all__ = [
     "AUDIT_KINDS_MAX", "BLOB_ENTRY_BYTES", "BODY_BYTES_MAX", "CALLS_EACH_MAX", "CALLS_MAX",
     "CALL_BYTES_MAX", "CHUNK_BYTES_MAX", "COHORT_MAX", "COMMAND_BYTES_MAX", "CONNECTIONS_MAX",
     "CONNECTION_IDLE_S", "DIGEST_BYTES", "ENVELOPE_BYTES", "FIRST_FRAME_S", "FRAME_BYTES_MAX",
-    "HANDSHAKE_S", "HELLOS_MAX", "HELLO_BYTES_MAX", "HISTORY_ROUNDS_MAX", "JOBS_MAX",
+    "HANDSHAKE_S", "HELLOS_MAX", "HELLO_BYTES_MAX", "HISTORY_BYTES_MAX", "HISTORY_ROUNDS_MAX", "JOBS_MAX",
     "JOB_PLAN_BYTES_MAX", "MAX_SKEW_S", "MLKEM_CIPHERTEXT_BYTES", "MLKEM_KEY_BYTES", "NEIGHBOURS_MAX",
     "PROBES_MAX", "PROBE_BYTES_MAX", "PROBE_S", "REFUSAL_BYTES_MAX", "REFUSAL_S", "REPLY_BYTES_MAX",
     "ROSTER_BYTES_MAX", "ROUND_PLAN_BYTES_MAX", "SEAL_TAG_BYTES", "SHARE_BYTES", "SIGNATURE_BYTES",
     "SITES_MAX", "STATEMENT_BYTES_MAX", "STREAMS_MAX", "SUITE_CHARS_MAX", "TEXT_BYTES_MAX",
-    "UNPROVEN_MAX", "VECTOR_BYTES_MAX", "VECTOR_WORDS_MAX", "VERSION_CHARS_MAX", "WORD_BITS_MAX",
-    "X25519_KEY_BYTES",
+    "TOLD_BYTES_MAX", "UNPROVEN_MAX", "VECTOR_BYTES_MAX", "VECTOR_WORDS_MAX", "VERSION_CHARS_MAX",
+    "WORD_BITS_MAX", "X25519_KEY_BYTES",
 ]  # fmt: skip
 
 _KIB = 1024
@@ -56,11 +56,11 @@ BLOB_ENTRY_BYTES = 2 + 32
 
 # -- counts ------------------------------------------------------------------------------------
 
-COHORT_MAX = COMPLETE_GRAPH_MAX
+COHORT_MAX = params.COHORT_MAX
 """Members of one cohort; a longer list cannot come from an honest peer."""
 
-NEIGHBOURS_MAX = COHORT_MAX - 1
-"""Everybody else."""
+NEIGHBOURS_MAX = max(params.COMPLETE_GRAPH_MAX - 1, degree.NEIGHBOURS_MAX)
+"""Neighbours of a member: everybody else on the complete graph, fewer of many more on the ring."""
 
 SITES_MAX = 4096
 """Sites in a status reply: more than a roster within `ROSTER_BYTES_MAX` can hold."""
@@ -82,15 +82,15 @@ VECTOR_WORDS_MAX = 1 << 28
 VECTOR_BYTES_MAX = VECTOR_WORDS_MAX * 4
 """A packed vector of the most words at the widest word; a published file has no more either."""
 
-STATEMENT_BYTES_MAX = 64 * _KIB
-"""A statement: an outcome that gives a reason in full for each of 128 members just fits, and nothing
-else comes near; a share index of 127 neighbours has 5 KiB."""
+STATEMENT_BYTES_MAX = 512 * _KIB
+"""A statement: an outcome that gives a reason in full for each of 1024 members just fits, and nothing
+else comes near; a manifest of so many has at most 66 KiB, a share index of 300 neighbours 12 KiB."""
 
 CHUNK_BYTES_MAX = _MIB
 """A piece of a vector or file: half the cost per byte of 64 KiB pieces, and small beside a process."""
 
 BODY_BYTES_MAX = _MIB
-"""A call's body, and what Exchange answers: 127 ciphertext lists of 127 members are 0.8 MiB."""
+"""A call's body: a job plan has at most half of this, a bundle for 300 neighbours 90 KiB."""
 
 COMMAND_BYTES_MAX = _KIB
 """Bodies that name a job, a digest or a verb."""
@@ -115,6 +115,14 @@ ROSTER_BYTES_MAX = 4 * _MIB
 
 REPLY_BYTES_MAX = ROSTER_BYTES_MAX + 128
 """The largest message that a client takes in; a status reply is held to it too."""
+
+TOLD_BYTES_MAX = 4 * _MIB
+"""What Exchange answers: the bundles of 300 neighbours, each with the digests of what 300 others were
+dealt, are 3.5 MiB; those of 70 neighbours 0.2."""
+
+HISTORY_BYTES_MAX = 2 * _MIB
+"""Ended rounds in a status reply, of all its jobs together: half of the reply, with all sites named some
+thirty rounds of a thousand."""
 
 # -- text --------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ def decode_status_request(data: bytes) -> JobId | None:
 
 
 def encode_status(status: StatusReply) -> bytes:
-    """Reply of GetStatus; a job's history is cut to its newest rounds.
+    """Reply of GetStatus; a job's history is cut to its newest rounds that fit.
 
     Raises:
         ValueError: It is over 4 MiB even so.
@@ -42,7 +42,7 @@ def encode_status(status: StatusReply) -> bytes:
         federation=status.federation,
         roster_version=status.roster_version,
         connected=status.connected,
-        jobs=map(_job_to, status.jobs),
+        jobs=[_job_to(job, limits.HISTORY_BYTES_MAX // len(status.jobs)) for job in status.jobs],
     )
     return strict.serialise(message, limits.REPLY_BYTES_MAX)
 
@@ -62,7 +62,8 @@ def decode_status(data: bytes) -> StatusReply:
 
 def encode_job_reply(job: JobState) -> bytes:
     """Reply of StartJob and ControlJob: how the job stands after it."""
-    return strict.serialise(pb.JobReply(job=_job_to(job)), limits.REPLY_BYTES_MAX)
+    message = pb.JobReply(job=_job_to(job, limits.HISTORY_BYTES_MAX))
+    return strict.serialise(message, limits.REPLY_BYTES_MAX)
 
 
 def decode_job_reply(data: bytes) -> JobState:
@@ -70,7 +71,7 @@ def decode_job_reply(data: bytes) -> JobState:
     return _job_from(strict.parse(pb.JobReply, data, limits.REPLY_BYTES_MAX).job)
 
 
-def _job_to(value: JobState) -> pb.JobState:
+def _job_to(value: JobState, history_bytes: int) -> pb.JobState:
     return pb.JobState(
         job=value.job,
         kind=strict.clip(value.kind),
@@ -82,8 +83,19 @@ def _job_to(value: JobState) -> pb.JobState:
         waiting_for=strict.clip(value.waiting_for),
         remaining_s=value.remaining_s,
         members=map(_member_to, value.members),
-        history=map(_round_to, value.history[-limits.HISTORY_ROUNDS_MAX :]),
+        history=_newest(value.history[-limits.HISTORY_ROUNDS_MAX :], history_bytes),
     )
+
+
+def _newest(rounds: Sequence[RoundState], most_bytes: int) -> list[pb.RoundState]:
+    """The newest rounds that fit, oldest first: each names every site that was in it."""
+    kept: list[pb.RoundState] = []
+    for each in map(_round_to, reversed(rounds)):
+        most_bytes -= each.ByteSize()
+        if most_bytes < 0:
+            break
+        kept.append(each)
+    return kept[::-1]
 
 
 def _job_from(message: pb.JobState) -> JobState:

@@ -160,7 +160,8 @@ class AnyCohort(Terms):
 
     __slots__ = ()
 
-    def params(self, clients):
+    def params(self, clients, losses):
+        del losses
         k = clients - 1
         threshold = min(k, (k + self.corrupt) // 2 + 1)
         quorum = (clients + self.corrupt) // 2 + 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from weakened import CountsTheCrowd, give_shares, sign_set, with_session
+from weakened import CountsTheCrowd, SignsEverySet, with_session
 
 from secfed.attack import leaked_secrets
 from secfed.attack.clients import Victims
@@ -28,7 +28,8 @@ from secfed.rounds.contribution import ContributionStore
 from secfed.rounds.exchange import Declined, Ready, Refused
 from secfed.rounds.rosters import RosterKeeper
 from secfed.secagg import collected, states
-from secfed.secagg.messages import ConfirmRequest, UnmaskRequest
+from secfed.secagg.attempt import Attempt
+from secfed.secagg.messages import Adverts
 from secfed.secagg.opening import Shares
 from secfed.store import files
 from secfed.transport import daemon
@@ -208,15 +209,29 @@ class AcceptsEveryPlan(ClientRounds):
         self._admission = AnyPlan(site)
 
 
-class TakesAnyGraph(CountsTheCrowd):
+class AnyNeighbours(Attempt):
+    """Neighbours are whose adverts are shown, and no digest is held against anything."""
+
+    __slots__ = ()
+
+    def neighbours(self, adverts):
+        return tuple(member for member in sorted(adverts) if member != self.me)
+
+    def entries(self, own, listed, allowed):
+        del listed, allowed
+        return own
+
+
+class TakesAnyGraph(SignsEverySet, CountsTheCrowd):
     """A graph the aggregator chose: neighbours are who is shown, with a threshold and signatures to match."""
 
+    attempt = AnyNeighbours
+
     def advance(self, state, request):
-        match state, request:
-            case states.Masked(), ConfirmRequest():
-                return state, sign_set(state, request.survivors, state.transcript)
-            case states.Masked(), UnmaskRequest():
-                return state, give_shares(state, request.survivors)
+        if isinstance(state, states.Advertised) and isinstance(request, Adverts):
+            shown = sum(member != state.attempt.me for member, _ in request.adverts)
+            params = replace(state.attempt.params, threshold=min(shown, state.attempt.params.threshold))
+            state = replace(state, attempt=replace(state.attempt, params=params))
         return super().advance(state, request)
 
 

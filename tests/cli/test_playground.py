@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,24 @@ def test_a_command_in_a_playground_says_its_own_cause(tmp_path: Path) -> None:
     assert "secfed roster show" in str(told.value)
     assert "nowhere.txt" in str(told.value)
     assert "error:" not in str(told.value)
+
+
+def test_a_playgrounds_ports_are_its_own_from_first_to_last(tmp_path: Path) -> None:
+    """Between a choice of ports and a start, and between two starts, no other program is given one."""
+    with Playground(tmp_path / "play") as play:
+        assert play.port != play.ops_port
+        for port in (play.port, play.ops_port):
+            with socket.socket() as other, pytest.raises(OSError, match="in use") as taken:
+                other.bind(("127.0.0.1", port))
+            assert taken.value.errno == errno.EADDRINUSE
+            with socket.socket() as dial:
+                assert dial.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+            for _start in range(2):
+                with socket.create_server(("127.0.0.1", port)) as server, socket.socket() as dial:
+                    dial.connect(server.getsockname())
+    with contextlib.ExitStack() as stack:
+        for port in (play.port, play.ops_port):
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
 
 
 def test_a_failed_check_is_two_lines_and_a_documented_code(

@@ -32,6 +32,14 @@ def test_digest_is_sha256_over_lengths_and_fields() -> None:
     assert kdf.digest(Label.LAYOUT, b"ab", b"") == hashlib.sha256(text).digest()
 
 
+@pytest.mark.parametrize("size", [0, 1, (1 << 16) - 3, (1 << 16) - 2, 1 << 16, 200_001])
+def test_a_long_field_is_hashed_as_a_short_one(size: int) -> None:
+    """Above 64 KiB the fields are not joined first; the digest is over the same bytes."""
+    fields = b"h", bytes(range(256)) * (size // 256) + bytes(size % 256), b"z"
+    joined = kdf.lengthed(Label.SUM.value, *fields)
+    assert kdf.digest(Label.SUM, *fields) == hashlib.sha256(joined).digest()
+
+
 def test_derive_is_hkdf_with_label_and_context_as_info() -> None:
     """One block of HKDF written out with HMAC alone."""
     prk = hmac.digest(b"salt", b"key", "sha256")

@@ -54,7 +54,10 @@ def test_the_weighted_mean() -> None:
     total = encode_contribution(x, 1, [], FIXED) + encode_contribution(3 * y, 3, [], FIXED)
     result = decode_contribution_sum(total, 2, 0, FIXED)
     assert result.counters == ()
-    assert np.all(np.abs(result.mean() - (x + 3 * y) / 4) <= 2 * FIXED.step / 4)
+    mean = result.mean()
+    assert np.all(np.abs(mean - (x + 3 * y) / 4) <= 2 * FIXED.step / 4)
+    assert result.mean(out=result.weighted_sum) is result.weighted_sum
+    assert np.array_equal(result.weighted_sum, mean)
 
 
 @pytest.mark.parametrize("weight", [-1, 65_536, 1 << 40])

@@ -156,6 +156,46 @@ def test_a_bad_coordinate_is_named_and_its_value_is_not(at: int, value: float, r
     assert "1.0000001" not in str(caught.value)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 8, 16, 20, 24, 30])
+@pytest.mark.parametrize("bound", [1.0, 0.1, 1 / 3, 12345.678])
+def test_the_least_excess_is_refused(bits: int, bound: float) -> None:
+    """The next float64 beyond either end, under several dice; the ends themselves are taken."""
+    fixed, dice = FixedPoint(bound, bits), entropy(bits)
+    vector = np.zeros(3)
+    for end in (bound, -bound):
+        for _ in range(20):
+            vector[1] = end
+            fixed.encode(vector, dice)
+            vector[1] = np.nextafter(end, 2 * end)
+            with pytest.raises(EncodingError, match="coordinate 1 of the vector is beyond the bound"):
+                fixed.encode(vector, dice)
+
+
+@pytest.mark.parametrize("bits", [1, 16, 30])
+@pytest.mark.parametrize("power", [*range(1, 70), 500, 1000])
+def test_no_excess_comes_round_to_the_grid_again(bits: int, power: int) -> None:
+    """Positions of 2^k and a bit more, either way: modulo 2^32 or 2^64 many would be on the grid."""
+    fixed = FixedPoint(1.0, bits)
+    for sign in (1, -1):
+        position = sign * 2.0**power + fixed.levels + 100
+        vector = np.zeros(100)
+        vector[7] = position * fixed.step - 1.0
+        if abs(vector[7]) > 1.0:
+            with pytest.raises(EncodingError, match="coordinate 7 of the vector is beyond"):
+                fixed.encode(vector)
+
+
+def test_a_part_of_a_vector_is_encoded_in_place() -> None:
+    fixed, vector = FixedPoint(1.0, 16), np.linspace(-1, 1, 70_000)
+    words = np.full(vector.size + 5, 9, np.uint32)
+    fixed.encode_into(vector, words[3:-2], entropy(1))
+    assert np.array_equal(words[3:-2], fixed.encode(vector, entropy(1)))
+    assert words[[0, 1, 2, -2, -1]].tolist() == [9] * 5
+    for out in (words[:-1], words.astype(np.int64)[3:-2]):
+        with pytest.raises(ValueError, match="as many words"):
+            fixed.encode_into(vector, out)
+
+
 @pytest.mark.parametrize("vector", [np.zeros(3, np.float32), np.zeros((2, 2)), np.zeros(3, np.int64)])
 def test_only_float64_vectors_are_encoded(vector: Any) -> None:
     with pytest.raises(ValueError, match="float64"):

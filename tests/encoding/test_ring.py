@@ -44,12 +44,12 @@ def test_every_width_packs_as_its_definition(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [1, 7, 20, 23, 31, 32])
 def test_several_tiles_and_a_tail(bits: int) -> None:
-    """More than two tiles of 2048 blocks of 64 words, extremes included."""
-    words = random_words(2 * 2048 * 64 + 77, bits)
+    """More than two tiles of 2^16 words, extremes included."""
+    words = random_words((2 << 16) + 77, bits)
     words[::1000] = (1 << bits) - 1
     packed = ring.pack(words, bits)
     assert np.array_equal(ring.unpack(packed, bits, words.size), words)
-    for start in (2047 * 64, 2048 * 64 - 8, 4096 * 64):  # around the tiles' ends
+    for start in ((1 << 16) - 64, (1 << 16) - 8, 2 << 16):  # around the tiles' ends
         expected = by_big_integer(words[start : start + 72], bits)
         assert packed[start * bits // 8 :].startswith(expected)
 
@@ -133,6 +133,24 @@ def test_reducing_once_at_the_end_is_reducing_at_each_step(bits: int, values: li
         ring.add_into(total, np.array([value], np.uint32))
     ring.reduce(total, bits)
     assert int(total[0]) == sum(values) % (1 << bits)
+
+
+@pytest.mark.parametrize("bits", [1, 5, 8, 16, 20, 23, 31, 32])
+@pytest.mark.parametrize("count", [0, 1, 9, 1000, (1 << 16) + 11])
+def test_adding_a_packed_vector_is_adding_it_unpacked(bits: int, count: int) -> None:
+    total, words = random_words(count, 32, seed=3), random_words(count, bits)
+    expected = total + words
+    ring.add_packed(total, ring.pack(words, bits), bits)
+    assert np.array_equal(total, expected)
+
+
+def test_a_packed_vector_that_is_refused_leaves_the_sum_alone() -> None:
+    total = random_words(9, 32)
+    before, packed = total.copy(), ring.pack(random_words(9, 20), 20)
+    for wrong in (packed[:-1], packed + b"\0", packed[:-1] + b"\xff"):
+        with pytest.raises(PeerError):
+            ring.add_packed(total, wrong, 20)
+    assert np.array_equal(total, before)
 
 
 def test_nothing_is_broadcast() -> None:

@@ -358,7 +358,8 @@ def make_federation(directory: Path, sites: int = 3, corrupt: int | None = None)
     roster_key = SigningKey.generate()
     aggregator, aggregator_file = _enrol("center", Role.AGGREGATOR)
     admin, admin_file = _enrol("office", Role.ADMIN)
-    clients = {f"hosp-{chr(97 + i)}": _enrol(f"hosp-{chr(97 + i)}", Role.CLIENT) for i in range(sites)}
+    names = [f"hosp-{chr(97 + i)}" if sites <= 26 else f"hosp-{i:03}" for i in range(sites)]
+    clients = {name: _enrol(name, Role.CLIENT) for name in names}
     enrolments = [aggregator_file, admin_file, *(item for _, item in clients.values())]
     roster = membership.create(
         roster_key, enrolments, now=NOW, not_after=NOW + timedelta(days=300), corrupt=corrupt
@@ -368,9 +369,8 @@ def make_federation(directory: Path, sites: int = 3, corrupt: int | None = None)
         home = directory / name
         home.mkdir(mode=0o700)
         machine = Machine(ClientId(name), key, home, roster, roster_key.public)
-        machine.write(
-            a=np.full((2, 2), (index + 1) / 8, np.float32), b=np.arange(3, dtype=np.float32) / (index + 1)
-        )
+        first = (index % 31 + 1) / 8  # within the bound, however many there are
+        machine.write(a=np.full((2, 2), first, np.float32), b=np.arange(3, dtype=np.float32) / (index + 1))
         machines[machine.name] = machine
     return Federation(directory, roster_key, aggregator, admin, roster, machines)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import json
 import shutil
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -56,6 +58,7 @@ from secfed.rounds.jobs import Ending, JobBook
 from secfed.rounds.plan import Deadlines
 from secfed.rounds.ports import Update
 from secfed.rounds.proposal import sign_job_plan
+from secfed.secagg import params
 from secfed.secagg.messages import (
     Bundles,
     ConfirmRequest,
@@ -231,8 +234,8 @@ def hall(build_federation: Any, disk: Path) -> Iterator[Any]:
     """Builds a hall with this many sites."""
     made: list[Hall] = []
 
-    def build(sites: int = 3, **house: Any) -> Hall:
-        made.append(Hall(build_federation(sites), disk, **house))
+    def build(sites: int = 3, corrupt: int | None = None, **house: Any) -> Hall:
+        made.append(Hall(build_federation(sites, corrupt), disk, **house))
         return made[-1]
 
     yield build
@@ -248,6 +251,35 @@ SITES = ["hosp-a", "hosp-b", "hosp-c", "hosp-d", "hosp-e"]
 
 
 # -- a round that goes well --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_a_round_of_129_sites_on_the_ring_of_which_one_is_lost(hall: Any) -> None:
+    """From the offer to the published folder, with real messages; the lost site's masks come off.
+
+    Where 128 must stay, one may be lost, and each masks with six others.
+    """
+    h = hall(129, corrupt=1)
+    lost = ClientId("hosp-077")
+
+    def lose(name: ClientId) -> bool:
+        if name == lost:
+            h.lose(name)
+        return name == lost
+
+    h.before[Bundles] = lose
+    h.start_job(min_cohort=128)
+    h.run(until="round_ended")
+    (end,) = h.ends
+    names = [name for name in h.federation.machines if name != lost]
+    assert (end.state, end.asked, end.included) == ("published", 129, tuple(names))
+    assert [site for site, _ in end.dropped] == [lost]
+    facts = json.loads((h.folder() / "secfed_manifest.json").read_bytes())
+    assert len(facts["survivors_signatures"]) == 128
+    published = load_file(h.folder() / "sum.safetensors")
+    step = 2 * 4 / (2**16 - 1)
+    assert np.allclose(published["weighted_sum.a"], true_sum(h, names, "a"), atol=129 * step)
 
 
 def test_a_round_publishes_the_sum_the_mean_and_who_was_in_it(hall: Any) -> None:
@@ -425,6 +457,24 @@ def test_a_void_attempt_is_not_repeated_at_once_with_the_same_sites(hall: Any) -
     voids = len(h.notes.of("attempt_voided"))
     assert 3 <= voids <= 7
     assert all("refused: no" in facts["reason"] for facts in h.notes.of("attempt_voided"))
+
+
+def test_of_a_void_attempt_no_messages_are_kept(hall: Any) -> None:
+    """A thousand members' bundles are 100 MB: what binds the next cohort is their places alone."""
+    h = hall(3)
+    h.start_job()
+
+    def refuse(name: ClientId) -> bool:
+        h.federation.machines[name].says = Refused(h.rounds._open.live.h, "no")
+        return True
+
+    h.before[Bundles] = refuse
+    h.run(until="attempt_opened")
+    session = weakref.ref(h.rounds._open.live.session)
+    h.run(until="attempt_voided")
+    assert len(h.rounds._open._masked) == 1
+    gc.collect()
+    assert session() is None
 
 
 def test_more_losses_than_carried_after_the_freeze_abort_the_round_for_good(hall: Any) -> None:
@@ -612,23 +662,52 @@ def crowd(h: Any, clients: int) -> Roster:
     return membership.enroll(h.roster, h.federation.roster_key, found, now=NOW)
 
 
-def test_more_sites_than_a_cohort_takes_are_refused_and_none_is_left_out_in_silence(hall: Any) -> None:
-    """Promise of every round's list: no subset that nobody chose. 128 are asked, 129 are not."""
+def test_more_sites_than_a_cohort_takes_are_refused_and_none_is_left_out_in_silence(
+    hall: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise of every round's list: no subset that nobody chose. 130 of at most 130 are asked, 131 not."""
+    monkeypatch.setattr(params, "COHORT_MAX", 130)
     h = hall(3)
-    three, h.roster = h.roster, crowd(h, 129)
-    with pytest.raises(InfeasibleCohortError, match="at most 128 sites"):
+    three, h.roster = h.roster, crowd(h, 131)
+    with pytest.raises(InfeasibleCohortError, match="at most 130 sites"):
         h.start_job()
     h.roster = three
     h.start_job(rounds=2)
     h.run(until="round_ended")
-    h.roster = crowd(h, 128)
+    h.roster = crowd(h, 130)
     h.rounds.roster_changed()
     assert h.rounds.status().jobs[0].state == "running"
-    h.roster = crowd(h, 129)
+    h.roster = crowd(h, 131)
     h.rounds.roster_changed()
     (job,) = h.rounds.status().jobs
     assert job.state == "paused"
-    assert "a cohort of 129 members needs the ring graph" in job.waiting_for
+    assert "a cohort of 131 members: at most 130 sites may take part" in job.waiting_for
+
+
+def test_a_grid_too_fine_for_so_many_sites_is_refused(hall: Any) -> None:
+    """24 bits a coordinate leave 8 for the sites: 257 would wrap a word of 32."""
+    h = hall(3)
+    h.roster = crowd(h, 257)
+    with pytest.raises(InfeasibleCohortError, match="257 clients at 24 bits need words of 33 bits"):
+        h.start_job(bits=24)
+
+
+@pytest.mark.parametrize(
+    ("bits", "corrupt", "words"),
+    [(24, 1, "257 clients at 24 bits need words of 33 bits"), (16, 250, "against 250 corrupt ones")],
+)
+def test_what_no_further_site_could_mend_pauses_a_job_before_anybody_is_asked(
+    hall: Any, bits: int, corrupt: int, words: str
+) -> None:
+    """So many sites came while the job ran: nobody spends anything on a round that cannot be held."""
+    h = hall(3)
+    h.start_job(rounds=2, bits=bits)
+    h.run(until="round_ended")
+    h.roster = replace(crowd(h, 257), corrupt=corrupt)
+    h.rounds.roster_changed()
+    (job,) = h.rounds.status().jobs
+    assert job.state == "paused"
+    assert words in job.waiting_for
 
 
 def test_a_site_for_another_job_only_is_listed_so(hall: Any) -> None:

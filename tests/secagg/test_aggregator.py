@@ -167,7 +167,7 @@ def test_a_ciphertext_list_that_leaves_one_out(five: Stage) -> None:
     reply = _reply(five.at(Phase.ENCAPSULATE), M0)
     index = five.cast.codec.decode(CiphertextIndex, reply.index.statement)
     short = five.by(M0, Label.SIGN_CIPHERTEXTS, CiphertextIndex(index.items[1:]))
-    with pytest.raises(PeerError, match="not for the higher-numbered members"):
+    with pytest.raises(PeerError, match="not for the higher-numbered neighbours"):
         five.session.receive(M0, CiphertextList(short, reply.ciphertexts))
 
 
@@ -180,7 +180,7 @@ def test_a_ciphertext_that_was_not_signed(five: Stage) -> None:
 def test_a_bundle_that_leaves_one_out(five: Stage) -> None:
     reply = _reply(five.at(Phase.SHARE), M0)
     items = {member: item for member, item in reply.items.items() if member != M1}
-    with pytest.raises(PeerError, match="not for the members that agreed"):
+    with pytest.raises(PeerError, match="not for the neighbours that agreed"):
         five.session.receive(M0, replace(reply, items=items))
 
 
@@ -198,7 +198,7 @@ def test_a_masked_statement_that_does_not_fit(five: Stage, change: dict[str, Any
     reply = _reply(five.at(Phase.MASK), M0)
     masked = five.cast.codec.decode(MaskedStatement, reply.statement.statement)
     statement = five.by(M0, Label.SIGN_MASKED, replace(masked, **change))
-    with pytest.raises(PeerError, match=r"another size|without a bundle"):
+    with pytest.raises(PeerError, match=r"another size|no neighbour with a bundle"):
         five.session.receive_upload(M0, statement, hashlib.sha256(reply.packed).digest())
     assert five.session.expects_upload(M0)
 

@@ -44,7 +44,7 @@ def test_the_floors_of_plan_and_noise_count() -> None:
     [
         (2, 1, 2, 0, "below the floor of 3"),
         (4, 1, 5, 0, "below the floor of 5"),
-        (COMPLETE_GRAPH_MAX + 1, 1, 3, 0, "needs the ring graph"),
+        (COMPLETE_GRAPH_MAX + 1, 1, 3, 0, "needs the ring"),
         (5, 0, 3, 0, "at least one corrupt member"),
         (3, 3, 3, 0, "cannot defend themselves"),
         (5, 1, 3, 6, "cannot defend themselves"),

@@ -18,13 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simfed import refusals_open, refusals_phases
+from simfed import refusals_open, refusals_phases, refusals_ring
+from simfed.cast import Cast
+from simfed.pure import remembered
 from simfed.refusals import REGISTER, Refusal
 from simfed.stage import Stage
 
 from secfed.errors import SecfedError
+from secfed.secagg.messages import Phase
 
 MODULES = tuple(f"secfed.secagg.{name}" for name in ("attempt", "states", "client", "manifest"))
+
+RING = 130
+"""Members of the ring."""
 
 LARGE = pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(0)])
 """The honest attempt behind these is played once, in the first of them: a minute on a quiet core."""
@@ -36,8 +42,23 @@ def stage_of(clients: int) -> Stage:
     return Stage(clients)
 
 
+@cache
+def ring() -> Stage:
+    """One honest attempt on a ring, with as few neighbours as one corrupt member and one loss allow."""
+    with remembered():
+        return Stage(RING, cast=Cast(RING, length=RING, losses=1)).at(Phase.DONE)
+
+
+def home(refusal: Refusal) -> Stage:
+    """Where an attack takes place if nothing else is said."""
+    return ring() if refusal.ring else stage_of(5)
+
+
+COMPLETE = {name: refusal for name, refusal in REGISTER.items() if not refusal.ring}
+
+
 @pytest.mark.parametrize("clients", [5, 17, LARGE])
-@pytest.mark.parametrize("refusal", REGISTER.values(), ids=REGISTER)
+@pytest.mark.parametrize("refusal", COMPLETE.values(), ids=COMPLETE)
 def test_the_attack_is_refused_by_its_rule(refusal: Refusal, clients: int) -> None:
     """The error is the rule's own, in class and text; another one would prove nothing about the rule."""
     with pytest.raises(refusal.error, match=re.escape(refusal.rule)) as caught:
@@ -45,14 +66,23 @@ def test_the_attack_is_refused_by_its_rule(refusal: Refusal, clients: int) -> No
     assert type(caught.value) is refusal.error
 
 
+@pytest.mark.parametrize(
+    "refusal", [each for each in REGISTER.values() if each.ring], ids=lambda refusal: refusal.name
+)
+def test_the_attack_on_a_ring_is_refused_by_its_rule(refusal: Refusal) -> None:
+    with pytest.raises(refusal.error, match=re.escape(refusal.rule)) as caught:
+        refusal.attack(ring())
+    assert type(caught.value) is refusal.error
+
+
 @pytest.mark.parametrize("refusal", REGISTER.values(), ids=REGISTER)
 def test_a_refused_phase_ends_the_attempt_and_a_refused_opening_does_not(refusal: Refusal) -> None:
     """Secrets serve once: after an error in a phase nothing of the attempt can be asked for again."""
-    stage = stage_of(5)
+    stage = home(refusal)
     with pytest.raises(refusal.error):
         refusal.attack(stage)
     left = stage.clients[refusals_open.VICTIM]
-    if refusal.attack.__module__ == refusals_phases.__name__:
+    if refusal.attack.__module__ in (refusals_phases.__name__, refusals_ring.__name__):
         assert left.live is None
 
 
@@ -150,6 +180,24 @@ CALLS = [
         "pass",
         "a_ciphertext_list_twice",
     ),
+    (
+        "Encapsulated.share",
+        'a.check_whole(self.neighbours, statements, seen, "ciphertext list")',
+        "pass",
+        "a_neighbours_ciphertext_list_held_back",
+    ),
+    (
+        "Shared.mask",
+        'a.check_whole(self.neighbours, statements, seen, "bundle")',
+        "pass",
+        "a_neighbours_bundle_held_back",
+    ),
+    (
+        "Advertised.encapsulate",
+        'a.check_whole(neighbours, statements, seen, "advert")',
+        "pass",
+        "neighbours_that_the_aggregator_chose",
+    ),
 ]
 """Checks that are calls: function, call, what stands in its place, the attack that then gets past it."""
 
@@ -181,7 +229,7 @@ def _function(mutation: Mutation) -> Any:
 
 def _still_refused(mutation: Mutation, refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the attack ends in the rule's error although the rule is gone."""
-    stage = stage_of(5)
+    stage = home(refusal)
     monkeypatch.setattr(_function(mutation), "__code__", _code(mutation))
     try:
         refusal.attack(stage)
@@ -216,7 +264,7 @@ def _texts() -> dict[str, str]:
     texts = {}
     for name, refusal in REGISTER.items():
         with pytest.raises(SecfedError) as caught:
-            refusal.attack(stage_of(5))
+            refusal.attack(home(refusal))
         texts[name] = str(caught.value)
     return texts
 
@@ -234,3 +282,17 @@ def test_without_the_check_its_test_turns_red(
     """The same for checks that are calls: a signature, a key's form, a list's senders."""
     mutation = Mutation("secfed.secagg.states", function, before, after, "")
     assert not _still_refused(mutation, REGISTER[attack], monkeypatch)
+
+
+def test_a_digest_is_held_against_its_statement_and_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for what all three lists of a ring go through."""
+    call = 'self.check_senders(tuple(member for member, _ in listed), allowed, "digests")'
+    mutation = Mutation("secfed.secagg.attempt", "Attempt.entries", call, "pass", "")
+    names = (
+        "a_digest_twice",
+        "a_digest_from_outside_the_cohort",
+        "a_listed_bundle_without_a_ciphertext_list",
+    )
+    for name in (*names, "a_listed_ciphertext_list_without_an_advert"):
+        with monkeypatch.context() as patch:
+            assert not _still_refused(mutation, REGISTER[name], patch)

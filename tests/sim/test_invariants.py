@@ -156,15 +156,15 @@ def _willing(*arguments: Any, **_options: Any) -> Any:
     return _AUTHORIZE(*arguments, allow_non_private=True)
 
 
-def _unguarded(self: Terms, clients: int) -> Params:
+def _unguarded(self: Terms, clients: int, losses: int) -> Params:
     """A client that takes any set, and a few signatures as good enough."""
-    honest = _PARAMS(self, clients)
+    honest = _PARAMS(self, clients, losses)
     return replace(honest, floor=2, quorum=1)
 
 
-def _unsigned(self: Terms, clients: int) -> Params:
+def _unsigned(self: Terms, clients: int, losses: int) -> Params:
     """A client that asks for no more signatures than a handful."""
-    return replace(_PARAMS(self, clients), quorum=1)
+    return replace(_PARAMS(self, clients, losses), quorum=1)
 
 
 def _credulous(self: Terms, manifest: Any) -> Params:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,38 @@ def test_an_upload_left_without_commit_is_gone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with spool.writer("a") as upload:  # the name is free again
         upload.commit()
+
+
+def test_a_reserved_upload_is_as_long_as_what_was_written(tmp_path: Path) -> None:
+    """Less or more than was announced: the file holds what came, and no zeros after it."""
+    spool = Spool(tmp_path)
+    for name, size in (("less", 100_000), ("same", 3), ("more", 1)):
+        with spool.writer(name, reserve_bytes=size) as upload:
+            upload.write(b"abc")
+            upload.commit()
+        with spool.open(name) as file:
+            assert file.read() == b"abc"
+
+
+def test_a_disk_without_room_refuses_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves neither a draft nor an open file; the name is free again."""
+    spool = Spool(tmp_path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(StorageError, match=r"a: (File too large|No space left)"):
+        spool.writer("a", reserve_bytes=1 << 62)
+    assert list(tmp_path.iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    def cannot(_descriptor: int, _offset: int, _size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    with spool.writer("a", reserve_bytes=10) as upload:  # a file system that cannot does without
+        upload.write(b"abc")
+        upload.commit()
+    assert spool.names() == ["a"]
 
 
 def test_a_whole_upload_is_never_overwritten(tmp_path: Path) -> None:

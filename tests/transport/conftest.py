@@ -44,7 +44,7 @@ def town(quiet_town: Town) -> Town:
     return quiet_town
 
 
-def wait_until(reached: Callable[[], object], within_s: float = 60) -> None:
+def wait_until(reached: Callable[[], object], within_s: float = 120) -> None:
     """Poll for something that happens on another thread."""
     deadline = time.monotonic() + within_s
     while not reached():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from secfed.crypto.signing import SigningKey
 from secfed.errors import AuditLogError
-from secfed.transport.auditlog import AuditLog
+from secfed.transport.auditlog import UNHURRIED_S, AuditLog
 from secfed.wire.limits import AUDIT_KINDS_MAX
 
 
@@ -111,3 +111,22 @@ def test_an_entry_that_was_rewritten_while_the_daemon_ran_is_refused_at_the_next
     log.close()
     with pytest.raises(AuditLogError, match="entry 0 was changed"):
         AuditLog(path, key, lambda: datetime(2026, 3, 1, tzinfo=UTC))
+
+
+def test_what_may_wait_is_written_with_the_next_entry_or_after_a_minute(path: Path) -> None:
+    """A stranger who only connects, once a second for ever, costs a line a minute."""
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    log = AuditLog(path, SigningKey.generate(), lambda: at)
+    for _ in range(UNHURRIED_S):
+        log.add(who="-", what="Connect", outcome="begun", where="-", hurried=False)
+        log.flush()
+        at += timedelta(seconds=1)
+    assert not written(path)
+    log.flush()
+    assert [(entry["what"], entry["count"]) for entry in written(path)] == [("Connect", UNHURRIED_S)]
+    log.add(who="-", what="Connect", outcome="begun", where="-", hurried=False)
+    log.add(who="a", what="Exchange", outcome="ok", where="-")
+    log.flush()
+    log.add(who="-", what="Connect", outcome="begun", where="-", hurried=False)
+    log.close()
+    assert [entry["what"] for entry in written(path)] == ["Connect", "Connect", "Exchange", "Connect"]

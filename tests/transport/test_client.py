@@ -357,7 +357,7 @@ def client(town, name: str, home: Path, update: Path, address: str) -> tuple[Cli
         Sequence(),
         now=lambda: datetime.now(UTC),
         ledger_head=lambda: rounds.ledger_head,
-        patience_s=20.0,
+        patience_s=120.0,
     )
     return rounds, link, [decisions, ledger, link]
 
@@ -388,7 +388,7 @@ def test_a_round_over_sockets_with_a_link_that_breaks_in_the_upload(town, disk):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(180)
     assert relay.cuts == 1
     assert len(ends) == 3
     assert all((end.included, end.members) == (True, 3) for end in ends.values())

@@ -13,6 +13,7 @@ from secfed.ids import ClientId
 from secfed.transport.desk import Desk
 
 SITE = ClientId("hosp-a")
+PATIENCE_S = 60
 
 
 class Core:
@@ -32,7 +33,7 @@ class Core:
 
     def step(self) -> None:
         self.begun.set()
-        self.gate.wait(5)
+        self.gate.wait(PATIENCE_S)
 
     def next_for(self, _site: ClientId) -> Any:
         self.step()
@@ -52,7 +53,7 @@ class Core:
 async def cut_off(core: Core, call: Any) -> None:
     """Cancel a call while its step runs on the core's thread, then let the step end."""
     task = asyncio.ensure_future(call)
-    assert await asyncio.to_thread(core.begun.wait, 5)
+    assert await asyncio.to_thread(core.begun.wait, PATIENCE_S)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -64,7 +65,7 @@ def test_work_that_a_cancelled_call_made_due_is_carried_out() -> None:
         core = Core()
         desk = Desk(core)  # type: ignore[arg-type]
         await cut_off(core, desk.call(lambda _: core.step()))
-        assert await asyncio.to_thread(core.done.wait, 5)
+        assert await asyncio.to_thread(core.done.wait, PATIENCE_S)
         await desk.close()
 
     asyncio.run(run())
@@ -73,7 +74,7 @@ def test_work_that_a_cancelled_call_made_due_is_carried_out() -> None:
 def test_what_a_cancelled_call_would_have_heard_the_next_one_hears() -> None:
     async def run() -> None:
         core = Core()
-        desk = Desk(core, poll_s=2)  # type: ignore[arg-type]
+        desk = Desk(core, poll_s=PATIENCE_S)  # type: ignore[arg-type]
         await cut_off(core, desk.next_for(SITE))
         assert await desk.next_for(SITE) == "void"
         await desk.close()
@@ -86,7 +87,7 @@ def test_what_is_spread_while_its_listener_goes_the_next_one_hears() -> None:
         core = Core()
         core.notices.clear()
         core.gate.set()
-        desk = Desk(core, poll_s=2)  # type: ignore[arg-type]
+        desk = Desk(core, poll_s=PATIENCE_S)  # type: ignore[arg-type]
         listener = asyncio.ensure_future(desk.next_for(SITE))
         while not desk.waiting:
             await asyncio.sleep(0.01)
@@ -98,7 +99,7 @@ def test_what_is_spread_while_its_listener_goes_the_next_one_hears() -> None:
             core.changes += 1
 
         caller = asyncio.ensure_future(desk.call(news))
-        assert await asyncio.to_thread(core.begun.wait, 5)
+        assert await asyncio.to_thread(core.begun.wait, PATIENCE_S)
         caller.cancel()
         listener.cancel()
         await asyncio.wait([caller, listener])

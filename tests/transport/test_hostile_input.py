@@ -4,7 +4,8 @@ A real process, real sockets, and members whose hellos are in order: a part of t
 before anybody looks who sent them, the rest after. The daemon must answer each with a status of its own
 making, neither late nor never, must not grow, and must still finish the honest round with the exact sum.
 
-A message comes back from its seed: `--seed N` draws all of them from another one.
+A message comes back from its seed and number: a failure names the command. `--seed N` draws all of them
+from another one.
 """
 
 from __future__ import annotations
@@ -42,8 +43,6 @@ from secfed.wire.pb import service_pb2, statements_pb2, sum_pb2
 
 EACH = 1_000
 """Messages for each call in the test command."""
-
-EACH_AT_LENGTH = 100_000
 
 SLOW_S = 1.0
 """Later than this an answer is late, on a machine that has nothing else to do."""
@@ -219,8 +218,9 @@ class Siege:
         return took
 
     def name(self, method: str, index: int) -> str:
-        """How to get a message again."""
-        return f"{method} message {index} of --seed {self.seed}"
+        """Which message, and the command that sends it again."""
+        again = "python -m pytest tests/transport/test_hostile_input.py -k thousand"
+        return f"{method} message {index}; again: {again} --seed {self.seed} --message {method}/{index}"
 
 
 @pytest.fixture
@@ -285,22 +285,25 @@ def besiege(siege: Siege, each: Callable[[], Iterator[int]]) -> int:
     return thrown
 
 
-def test_a_thousand_malformed_messages_of_each_call_change_nothing(siege: Siege) -> None:
-    besiege(siege, lambda: iter(range(EACH)))
+def test_a_thousand_malformed_messages_of_each_call_change_nothing(
+    siege: Siege, request: pytest.FixtureRequest
+) -> None:
+    """`--message CALL/NUMBER` sends that one alone."""
+    only = request.config.getoption("--message")
+    if only is None:
+        besiege(siege, lambda: iter(range(EACH)))
+    else:
+        method, _, number = only.partition("/")
+        siege.throw(method, int(number))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_many_more_malformed_messages_change_nothing(siege: Siege, request: pytest.FixtureRequest) -> None:
-    """100 000 of each call, or as many as `--minutes` allow; none is late on a quiet machine."""
+def test_many_more_malformed_messages_change_nothing(
+    siege: Siege, stint: Callable[[str, int], Iterator[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Goes on where the last run ended: the aim is 100 000 of each call. None is late on a quiet machine."""
     siege.slow_s = SLOW_S
-    ends = time.monotonic() + 60 * request.config.getoption("--minutes")
-
-    def each() -> Iterator[int]:
-        for index in range(EACH_AT_LENGTH):
-            if time.monotonic() > ends:
-                return
-            yield index
-
-    thrown = besiege(siege, each)
-    print(f"{thrown} messages, seed {siege.seed}: {dict(siege.codes)}")
+    thrown = besiege(siege, lambda: stint(f"messages of each call with seed {siege.seed}", EACH))
+    with capsys.disabled():
+        print(f"{thrown} messages to {len(SENDERS)} calls: {dict(siege.codes)}")

@@ -80,7 +80,7 @@ def cohort(town: Town) -> Iterator[Callable[..., dict[str, Member]]]:
         for index, name in enumerate(SITES):
             vector = np.zeros((3, 100), np.float32)
             vector[index] = index + 1
-            made.append(Member(town, name, vector))
+            made.append(Member(town, name, vector, patience_s=5.0))
         made[-1].uploading = hook
         for member in made:
             member.thread.start()

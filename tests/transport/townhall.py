@@ -55,6 +55,9 @@ POLICY = PolicyConfig(budget=BudgetPolicy(epsilon=8.0), job=JobPolicy(allow_non_
 WITHIN_S = [pytest.param(100.0, id="anywhere"), pytest.param(5.0, id="quiet machine", marks=pytest.mark.slow)]
 """Seconds in which something must have happened: what is promised, and, for the suite, before it hangs."""
 
+PATIENCE_S = 120
+"""For what takes a second or two where nothing else runs."""
+
 _QUICK = Path(__file__).with_name("quick_daemon.py")
 
 
@@ -131,7 +134,7 @@ class Town:
         self.error, self._begun = None, None
         self.thread = threading.Thread(target=run)
         self.thread.start()
-        assert ready.wait(60)
+        assert ready.wait(PATIENCE_S)
         if self.error is not None:
             self.thread.join()
             raise self.error
@@ -147,7 +150,7 @@ class Town:
     def stop(self) -> None:
         if self.thread.is_alive():
             self.loop.call_soon_threadsafe(self.ending.set)
-        self.thread.join(60)
+        self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
 
     def spawn(self, **changes: Any) -> Process:
@@ -219,7 +222,7 @@ class Town:
         return self._begun
 
     def send(self, channel: grpc.Channel, method: str, call: calls.Call) -> bytes:
-        reply: bytes = channel.unary_unary(service.path(method))(calls.encode_call(call), timeout=60)
+        reply: bytes = channel.unary_unary(service.path(method))(calls.encode_call(call), timeout=PATIENCE_S)
         return reply
 
     def plan(self, **changes: Any) -> bytes:
@@ -253,7 +256,7 @@ class Process:
             self._popen = subprocess.Popen(
                 [sys.executable, str(_QUICK), str(config), str(poll_s)], stdout=out, stderr=out
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not (found := re.search(r"aggregator  port (\d+)", self.output)):
             assert self.running, self.output
             assert time.monotonic() < deadline, self.output
@@ -283,7 +286,7 @@ class Process:
     def stop(self) -> int:
         """Ask it to stop; its exit code."""
         self._popen.terminate()
-        return self._popen.wait(60)
+        return self._popen.wait(PATIENCE_S)
 
 
 class Silent:
@@ -368,7 +371,7 @@ class Member:
     def close(self) -> None:
         self.stopped = True
         self.connection.close()
-        self.thread.join(30)
+        self.thread.join(PATIENCE_S)
         self.decisions.close()
         self.ledger.close()
 

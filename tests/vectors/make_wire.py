@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def _said(value: ex.Said) -> Case:
 
 
 def _told(value: ex.Told) -> Case:
-    return Case(value, sums.encode_told, sums.decode_told, sum_pb2.Told, limits.BODY_BYTES_MAX)
+    return Case(value, sums.encode_told, sums.decode_told, sum_pb2.Told, limits.TOLD_BYTES_MAX)
 
 
 def _ask(request: ms.Request) -> Case:
@@ -91,29 +91,31 @@ JOB_STATE = ex.JobState(
     ),
 )  # fmt: skip
 
+LISTED = ((M0, digest("0")), (M2, digest("2")), (MemberIndex(900), digest("900")))
+MANIFEST = Manifest(
+    protocol=1,
+    suite="SUITE-OF-THIS-TEST",
+    federation=FEDERATION,
+    roster=digest("roster"),
+    job=JOB,
+    job_plan=digest("job plan"),
+    round_plan=digest("round plan"),
+    round=3,
+    sum_index=0,
+    attempt=2,
+    cohort=(A, B, C),
+    corrupt=1,
+    layout=digest("layout"),
+    length=70_001,
+    word_bits=18,
+    base=digest("base"),
+    previous_round=2,
+    previous=digest("previous"),
+)
+
 CASES: dict[str, Case] = {
-    "manifest": _statement(
-        Manifest(
-            protocol=1,
-            suite="SUITE-OF-THIS-TEST",
-            federation=FEDERATION,
-            roster=digest("roster"),
-            job=JOB,
-            job_plan=digest("job plan"),
-            round_plan=digest("round plan"),
-            round=3,
-            sum_index=0,
-            attempt=2,
-            cohort=(A, B, C),
-            corrupt=1,
-            layout=digest("layout"),
-            length=70_001,
-            word_bits=18,
-            base=digest("base"),
-            previous_round=2,
-            previous=digest("previous"),
-        )
-    ),
+    "manifest": _statement(MANIFEST),
+    "manifest of a ring": _statement(replace(MANIFEST, losses=13)),
     "advert": _statement(ms.Advert(filler("x25519", 32), filler("mlkem", 1184))),
     "ciphertext index": _statement(
         ms.CiphertextIndex((ms.ItemDigest(M1, digest("1")), ms.ItemDigest(M2, digest("2"))))
@@ -170,6 +172,11 @@ CASES: dict[str, Case] = {
     "ask bundles": _ask(
         ms.Bundles((ms.DeliveredBundle(M0, signed("b 0"), ITEM), ms.DeliveredBundle(M2, signed("b 2"), None)))
     ),
+    "ask adverts of a ring": _ask(ms.Adverts(((M0, signed("advert 0")),), LISTED)),
+    "ask ciphertexts of a ring": _ask(
+        ms.Ciphertexts((ms.DeliveredCiphertexts(M2, signed("list 2"), None),), LISTED)
+    ),
+    "ask bundles of a ring": _ask(ms.Bundles((ms.DeliveredBundle(M0, signed("b 0"), ITEM),), LISTED)),
     "ask confirm": _ask(ms.ConfirmRequest((M0, M1, M2))),
     "ask unmask": _ask(
         ms.UnmaskRequest((M0, M1, M2), tuple((m, filler(f"sig {m}", 64)) for m in (M0, M1, M2)))
@@ -289,11 +296,16 @@ def _field(number: int, payload: bytes) -> bytes:
     return bytes([number << 3 | 2, len(payload)]) + payload
 
 
+def _ring(h: bytes, listed: bytes) -> bytes:
+    """A request with adverts of nobody, and these digests, by hand."""
+    return _field(3, h + _field(3, _field(2, listed)))
+
+
 def _invalid() -> list[tuple[str, str, bytes, str]]:
     """(name, case whose decoder must refuse, bytes, words of the refusal)."""
     t, one = _field(1, digest("T")), digest("1")
     confirm, void = _field(1, digest("T")) + _field(2, b"\x00\x01"), _field(1, b"late")
-    share = filler("share", 32)
+    share, h = filler("share", 32), _field(1, digest("h"))
     encoding, length = "another encoding", "instead of"
     return [
         ("a share of both kinds", "share answers",
@@ -305,7 +317,7 @@ def _invalid() -> list[tuple[str, str, bytes, str]]:
         ("a short share", "share answers", t + _field(2, b"\x08\x01" + _field(2, share[:31])), length),
         ("survivors unsorted", "confirm", t + _field(2, b"\x01\x00"), "increasing"),
         ("a survivor twice", "confirm", t + _field(2, b"\x00\x01\x01"), "increasing"),
-        ("a survivor out of any cohort", "confirm", t + _field(2, b"\x00\x80\x01"), "index"),
+        ("a survivor out of any cohort", "confirm", t + _field(2, b"\x00\x80\x08"), "index"),
         ("no survivor", "confirm", t, "number of survivors"),
         ("survivors not packed", "confirm", t + b"\x10\x00\x10\x01", encoding),
         ("survivors in two parts", "confirm", t + _field(2, b"\x00") + _field(2, b"\x01"), encoding),
@@ -326,6 +338,13 @@ def _invalid() -> list[tuple[str, str, bytes, str]]:
         ("an escape in a reason", "void", _field(1, b"\x1b[31m"), "not printable"),
         ("a reason that is not UTF-8", "void", _field(1, b"\xff"), "no Void"),
         ("a statement twice", "void", void + void, encoding),
+        ("digests of nobody", "ask adverts of a ring", _ring(h, b""), "number of digests"),
+        ("a digest short of its list", "ask adverts of a ring",
+         _ring(h, _field(1, b"\x00\x01") + _field(2, one)), length),
+        ("digests unsorted", "ask adverts of a ring",
+         _ring(h, _field(1, b"\x01\x00") + _field(2, one + one)), "increasing"),
+        ("a digest of a member of no cohort", "ask adverts of a ring",
+         _ring(h, _field(1, b"\x80\x08") + _field(2, one)), "index"),
         ("a body that says nothing", "said present", b"", "says nothing"),
         ("two things said", "said present", _field(1, b"") + _field(3, b"\x0a\x01a\x10\x01"), encoding),
         ("a path as a job", "said declined", _field(3, _field(1, b"../a") + b"\x10\x01"), "job's name"),

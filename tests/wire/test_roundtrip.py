@@ -48,6 +48,7 @@ def by_member(
 
 
 MEMBERS, SOMEBODY = ascending(MEMBER), ascending(MEMBER, least=1)
+LISTED = by_member(DIGEST)
 ITEMS = ascending(MEMBER).flatmap(
     lambda members: st.tuples(*(st.builds(ms.ItemDigest, st.just(member), DIGEST) for member in members))
 )
@@ -81,6 +82,7 @@ STATEMENTS: dict[type[Any], st.SearchStrategy[Any]] = {
         base=DIGEST,
         previous_round=U32,
         previous=DIGEST,
+        losses=U32,
     ),
     ms.Advert: st.builds(ms.Advert, DIGEST, sizes(1184)),
     ms.CiphertextIndex: st.builds(ms.CiphertextIndex, ITEMS),
@@ -114,12 +116,18 @@ REPLY = (
 )
 REQUEST = (
     st.builds(ms.OpenAttempt, SIGNED)
-    | st.builds(ms.Adverts, by_member(SIGNED))
-    | by_member(st.tuples(SIGNED, st.none() | sizes(1088))).map(
-        lambda pairs: ms.Ciphertexts(tuple(ms.DeliveredCiphertexts(m, *rest) for m, rest in pairs))
+    | st.builds(ms.Adverts, by_member(SIGNED), LISTED)
+    | st.builds(
+        lambda pairs, listed: ms.Ciphertexts(
+            tuple(ms.DeliveredCiphertexts(m, *rest) for m, rest in pairs), listed
+        ),
+        by_member(st.tuples(SIGNED, st.none() | sizes(1088))),
+        LISTED,
     )
-    | by_member(st.tuples(SIGNED, st.none() | BUNDLE_ITEM)).map(
-        lambda pairs: ms.Bundles(tuple(ms.DeliveredBundle(m, *rest) for m, rest in pairs))
+    | st.builds(
+        lambda pairs, listed: ms.Bundles(tuple(ms.DeliveredBundle(m, *rest) for m, rest in pairs), listed),
+        by_member(st.tuples(SIGNED, st.none() | BUNDLE_ITEM)),
+        LISTED,
     )
     | st.builds(ms.ConfirmRequest, SOMEBODY)
     | st.builds(ms.UnmaskRequest, SOMEBODY, by_member(sizes(64), least=1))
@@ -234,21 +242,39 @@ def test_a_masked_update_is_uploaded_instead() -> None:
         sums.encode_said(ex.Answer(bytes(32), ms.MaskedUpdate(Signed(b"", bytes(64)), b"\x00")))
 
 
-def test_the_largest_cohort_fits() -> None:
-    """The longest request there is, 127 bundles of 127 neighbours each, is within its limit."""
+@pytest.mark.parametrize("neighbours", [127, 300])
+def test_the_largest_cohort_fits(neighbours: int) -> None:
+    """The longest request there is, all neighbours' bundles of as many each, is within its limit."""
     codec = ProtoCodec()
-    items = tuple(ms.ItemDigest(member, bytes(32)) for member in range(1, 128))
+    others = range(limits.COHORT_MAX - neighbours, limits.COHORT_MAX)
+    items = tuple(ms.ItemDigest(member, bytes(32)) for member in others)
     index = Signed(codec.encode(ms.ShareIndex(items, bytes(32))), bytes(64))
     item = ms.BundleItem(bytes(80), bytes(32), bytes(32), bytes(32))
-    lists = ms.Ciphertexts(tuple(ms.DeliveredCiphertexts(m, index, bytes(1088)) for m in range(127)))
-    bundles = ms.Bundles(tuple(ms.DeliveredBundle(m, index, item) for m in range(127)))
-    for request in (lists, bundles):
+    listed = tuple((member, bytes(32)) for member in range(limits.COHORT_MAX))
+    lists = ms.Ciphertexts(tuple(ms.DeliveredCiphertexts(m, index, bytes(1088)) for m in others), listed)
+    bundles = ms.Bundles(tuple(ms.DeliveredBundle(m, index, item) for m in others), listed)
+    advert = Signed(codec.encode(ms.Advert(bytes(32), bytes(1184))), bytes(64))
+    adverts = ms.Adverts(tuple((m, advert) for m in range(limits.COHORT_MAX)), listed)
+    for request in (adverts, lists, bundles):
         ask = ex.Ask(bytes(32), request)
         assert sums.decode_told(sums.encode_told(ask)) == ask
 
 
+def test_a_request_that_all_are_told_is_serialised_once() -> None:
+    """The same object under the same attempt gives the same bytes object; equal bytes in any case."""
+    one, other = (ms.ConfirmRequest((1, 2, 3)) for _ in range(2))
+    first = sums.encode_told(ex.Ask(bytes(32), one))
+    assert sums.encode_told(ex.Ask(bytes(32), one)) is first
+    again = sums.encode_told(ex.Ask(bytes(32), other))
+    assert again == first
+    assert again is not first
+    elsewhere = ex.Ask(b"1" * 32, other)
+    assert sums.decode_told(sums.encode_told(elsewhere)) == elsewhere
+
+
 def test_an_outcome_with_every_reason_in_full_fits() -> None:
-    dropped = tuple(ms.Dropped(f"{n:03}" + "x" * 60, "encapsulate", "é" * 9999) for n in range(128))
+    sites = range(limits.COHORT_MAX)
+    dropped = tuple(ms.Dropped(f"{n:04}" + "x" * 59, "encapsulate", "é" * 9999) for n in sites)
     round_id = RoundId(JobId("x" * 63), 2**32 - 1, 2**32 - 1)
     outcome = ms.Outcome(round_id, False, (), dropped, bytes(32), bytes(32), bytes(32))
     assert len(ProtoCodec().encode(outcome)) <= limits.STATEMENT_BYTES_MAX
@@ -259,3 +285,14 @@ def test_history_is_cut_to_the_newest_rounds() -> None:
     job = ex.JobState("job", "vector", "", "", 1, 1, 1, "", 0, (), rounds)
     kept = status.decode_job_reply(status.encode_job_reply(job)).history
     assert kept == rounds[-limits.HISTORY_ROUNDS_MAX :]
+
+
+def test_history_of_a_large_federation_is_cut_to_what_fits() -> None:
+    """A thousand sites with names in full, in every round of every job: the newest rounds are told."""
+    sites = tuple(f"{n:04}" + "x" * 59 for n in range(1000))
+    rounds = tuple(ex.RoundState(n, 1, "", 1000, sites, (), (), "", 1, "") for n in range(1, 101))
+    jobs = tuple(ex.JobState(f"job-{n}", "vector", "", "", 1, 1, 1, "", 0, (), rounds) for n in range(3))
+    reply = ex.StatusReply("0.1.0", "0" * 32, 1, sites, jobs)
+    told = status.decode_status(status.encode_status(reply))
+    assert [job.history for job in told.jobs] == [rounds[-len(told.jobs[0].history) :]] * 3
+    assert 5 < len(told.jobs[0].history) < 100

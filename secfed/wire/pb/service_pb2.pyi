@@ -396,7 +396,7 @@ class RoundState(_message.Message):
     """text: digest of the result in hexadecimal, or empty"""
     @_builtins.property
     def included(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """sites in the sum, strictly sorted, at most 128"""
+        """sites in the sum, strictly sorted, at most 1024"""
 
     @_builtins.property
     def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Left]:
@@ -404,7 +404,7 @@ class RoundState(_message.Message):
 
     @_builtins.property
     def lost(self) -> _containers.RepeatedCompositeFieldContainer[Global___Left]:
-        """of those in the sum, who went away after the freeze, by site, at most 128"""
+        """of those in the sum, who went away after the freeze, by site, at most 1024"""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asecfed/v1/statements.proto\x12\tsecfed.v1\".\n\x06Signed\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xc1\x02\n\x08Manifest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05suite\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0e\n\x06roster\x18\x04 \x01(\x0c\x12\x0b\n\x03job\x18\x05 \x01(\t\x12\x10\n\x08job_plan\x18\x06 \x01(\x0c\x12\x12\n\nround_plan\x18\x07 \x01(\x0c\x12\r\n\x05round\x18\x08 \x01(\r\x12\x11\n\tsum_index\x18\t \x01(\r\x12\x0f\n\x07\x61ttempt\x18\n \x01(\r\x12\x0e\n\x06\x63ohort\x18\x0b \x03(\t\x12\x0f\n\x07\x63orrupt\x18\x0c \x01(\r\x12\x0e\n\x06layout\x18\r \x01(\x0c\x12\x0e\n\x06length\x18\x0e \x01(\x04\x12\x11\n\tword_bits\x18\x0f \x01(\r\x12\x0c\n\x04\x62\x61se\x18\x10 \x01(\x0c\x12\x16\n\x0eprevious_round\x18\x11 \x01(\r\x12\x10\n\x08previous\x18\x12 \x01(\x0c\"\'\n\x06\x41\x64vert\x12\x0e\n\x06x25519\x18\x01 \x01(\x0c\x12\r\n\x05mlkem\x18\x02 \x01(\x0c\",\n\nItemDigest\x12\x0e\n\x06member\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"7\n\x0f\x43iphertextIndex\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.secfed.v1.ItemDigest\"@\n\nShareIndex\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.secfed.v1.ItemDigest\x12\x0c\n\x04\x62lob\x18\x02 \x01(\x0c\"I\n\x0fMaskedStatement\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\ncomplaints\x18\x03 \x03(\r\"0\n\x07\x43onfirm\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\x12\x11\n\tsurvivors\x18\x02 \x03(\r\"S\n\x0bShareAnswer\x12\x0e\n\x06member\x18\x01 \x01(\r\x12\x13\n\tself_mask\x18\x02 \x01(\x0cH\x00\x12\x16\n\x0crecovery_key\x18\x03 \x01(\x0cH\x00\x42\x07\n\x05share\"K\n\x0cShareAnswers\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\x12\'\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x16.secfed.v1.ShareAnswer\"3\n\x10\x43ountersignature\x12\x0b\n\x03sum\x18\x01 \x01(\x0c\x12\x12\n\ntranscript\x18\x02 \x01(\x0c\"\x16\n\x04Void\x12\x0e\n\x06reason\x18\x01 \x01(\t\"6\n\x07\x44ropped\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xb4\x01\n\x07Outcome\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x11\n\tsum_index\x18\x03 \x01(\r\x12\x11\n\tpublished\x18\x04 \x01(\x08\x12\x11\n\tsurvivors\x18\x05 \x03(\t\x12#\n\x07\x64ropped\x18\x06 \x03(\x0b\x32\x12.secfed.v1.Dropped\x12\x0b\n\x03sum\x18\x07 \x01(\x0c\x12\x12\n\ntranscript\x18\x08 \x01(\x0c\x12\x0e\n\x06result\x18\t \x01(\x0c\"\xe5\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12\x0e\n\x06roster\x18\x05 \x01(\x0c\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x08 \x01(\x0c\x12\x13\n\x0bledger_head\x18\t \x01(\x0c\x12\x16\n\x0eledger_entries\x18\n \x01(\x04\x12\x0c\n\x04peer\x18\x0b \x01(\x0c\x12\r\n\x05start\x18\x0c \x01(\x0c\x12\r\n\x05state\x18\r \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asecfed/v1/statements.proto\x12\tsecfed.v1\".\n\x06Signed\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\xd1\x02\n\x08Manifest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\r\n\x05suite\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0e\n\x06roster\x18\x04 \x01(\x0c\x12\x0b\n\x03job\x18\x05 \x01(\t\x12\x10\n\x08job_plan\x18\x06 \x01(\x0c\x12\x12\n\nround_plan\x18\x07 \x01(\x0c\x12\r\n\x05round\x18\x08 \x01(\r\x12\x11\n\tsum_index\x18\t \x01(\r\x12\x0f\n\x07\x61ttempt\x18\n \x01(\r\x12\x0e\n\x06\x63ohort\x18\x0b \x03(\t\x12\x0f\n\x07\x63orrupt\x18\x0c \x01(\r\x12\x0e\n\x06layout\x18\r \x01(\x0c\x12\x0e\n\x06length\x18\x0e \x01(\x04\x12\x11\n\tword_bits\x18\x0f \x01(\r\x12\x0c\n\x04\x62\x61se\x18\x10 \x01(\x0c\x12\x16\n\x0eprevious_round\x18\x11 \x01(\r\x12\x10\n\x08previous\x18\x12 \x01(\x0c\x12\x0e\n\x06losses\x18\x13 \x01(\r\"\'\n\x06\x41\x64vert\x12\x0e\n\x06x25519\x18\x01 \x01(\x0c\x12\r\n\x05mlkem\x18\x02 \x01(\x0c\",\n\nItemDigest\x12\x0e\n\x06member\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"7\n\x0f\x43iphertextIndex\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.secfed.v1.ItemDigest\"@\n\nShareIndex\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.secfed.v1.ItemDigest\x12\x0c\n\x04\x62lob\x18\x02 \x01(\x0c\"I\n\x0fMaskedStatement\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\ncomplaints\x18\x03 \x03(\r\"0\n\x07\x43onfirm\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\x12\x11\n\tsurvivors\x18\x02 \x03(\r\"S\n\x0bShareAnswer\x12\x0e\n\x06member\x18\x01 \x01(\r\x12\x13\n\tself_mask\x18\x02 \x01(\x0cH\x00\x12\x16\n\x0crecovery_key\x18\x03 \x01(\x0cH\x00\x42\x07\n\x05share\"K\n\x0cShareAnswers\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\x12\'\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x16.secfed.v1.ShareAnswer\"3\n\x10\x43ountersignature\x12\x0b\n\x03sum\x18\x01 \x01(\x0c\x12\x12\n\ntranscript\x18\x02 \x01(\x0c\"\x16\n\x04Void\x12\x0e\n\x06reason\x18\x01 \x01(\t\"6\n\x07\x44ropped\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xb4\x01\n\x07Outcome\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x11\n\tsum_index\x18\x03 \x01(\r\x12\x11\n\tpublished\x18\x04 \x01(\x08\x12\x11\n\tsurvivors\x18\x05 \x03(\t\x12#\n\x07\x64ropped\x18\x06 \x03(\x0b\x32\x12.secfed.v1.Dropped\x12\x0b\n\x03sum\x18\x07 \x01(\x0c\x12\x12\n\ntranscript\x18\x08 \x01(\x0c\x12\x0e\n\x06result\x18\t \x01(\x0c\"\xe5\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12\x0e\n\x06roster\x18\x05 \x01(\x0c\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x08 \x01(\x0c\x12\x13\n\x0bledger_head\x18\t \x01(\x0c\x12\x16\n\x0eledger_entries\x18\n \x01(\x04\x12\x0c\n\x04peer\x18\x0b \x01(\x0c\x12\r\n\x05start\x18\x0c \x01(\x0c\x12\r\n\x05state\x18\r \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,31 +34,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNED']._serialized_start=41
   _globals['_SIGNED']._serialized_end=87
   _globals['_MANIFEST']._serialized_start=90
-  _globals['_MANIFEST']._serialized_end=411
-  _globals['_ADVERT']._serialized_start=413
-  _globals['_ADVERT']._serialized_end=452
-  _globals['_ITEMDIGEST']._serialized_start=454
-  _globals['_ITEMDIGEST']._serialized_end=498
-  _globals['_CIPHERTEXTINDEX']._serialized_start=500
-  _globals['_CIPHERTEXTINDEX']._serialized_end=555
-  _globals['_SHAREINDEX']._serialized_start=557
-  _globals['_SHAREINDEX']._serialized_end=621
-  _globals['_MASKEDSTATEMENT']._serialized_start=623
-  _globals['_MASKEDSTATEMENT']._serialized_end=696
-  _globals['_CONFIRM']._serialized_start=698
-  _globals['_CONFIRM']._serialized_end=746
-  _globals['_SHAREANSWER']._serialized_start=748
-  _globals['_SHAREANSWER']._serialized_end=831
-  _globals['_SHAREANSWERS']._serialized_start=833
-  _globals['_SHAREANSWERS']._serialized_end=908
-  _globals['_COUNTERSIGNATURE']._serialized_start=910
-  _globals['_COUNTERSIGNATURE']._serialized_end=961
-  _globals['_VOID']._serialized_start=963
-  _globals['_VOID']._serialized_end=985
-  _globals['_DROPPED']._serialized_start=987
-  _globals['_DROPPED']._serialized_end=1041
-  _globals['_OUTCOME']._serialized_start=1044
-  _globals['_OUTCOME']._serialized_end=1224
-  _globals['_HELLO']._serialized_start=1227
-  _globals['_HELLO']._serialized_end=1456
+  _globals['_MANIFEST']._serialized_end=427
+  _globals['_ADVERT']._serialized_start=429
+  _globals['_ADVERT']._serialized_end=468
+  _globals['_ITEMDIGEST']._serialized_start=470
+  _globals['_ITEMDIGEST']._serialized_end=514
+  _globals['_CIPHERTEXTINDEX']._serialized_start=516
+  _globals['_CIPHERTEXTINDEX']._serialized_end=571
+  _globals['_SHAREINDEX']._serialized_start=573
+  _globals['_SHAREINDEX']._serialized_end=637
+  _globals['_MASKEDSTATEMENT']._serialized_start=639
+  _globals['_MASKEDSTATEMENT']._serialized_end=712
+  _globals['_CONFIRM']._serialized_start=714
+  _globals['_CONFIRM']._serialized_end=762
+  _globals['_SHAREANSWER']._serialized_start=764
+  _globals['_SHAREANSWER']._serialized_end=847
+  _globals['_SHAREANSWERS']._serialized_start=849
+  _globals['_SHAREANSWERS']._serialized_end=924
+  _globals['_COUNTERSIGNATURE']._serialized_start=926
+  _globals['_COUNTERSIGNATURE']._serialized_end=977
+  _globals['_VOID']._serialized_start=979
+  _globals['_VOID']._serialized_end=1001
+  _globals['_DROPPED']._serialized_start=1003
+  _globals['_DROPPED']._serialized_end=1057
+  _globals['_OUTCOME']._serialized_start=1060
+  _globals['_OUTCOME']._serialized_end=1240
+  _globals['_HELLO']._serialized_start=1243
+  _globals['_HELLO']._serialized_end=1472
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ Rules for every message of this package, beyond what proto3 asks:
  - a field that the schema does not know makes the message invalid, at any depth;
  - the bytes must be the message's one serialisation: fields in ascending order, the shortest
    varints, packed numbers, no default value written out, no field twice;
- - lists are sorted, strictly increasing; a member is its index in the manifest's cohort, below 128;
+ - lists are sorted, strictly increasing; a member is its index in the manifest's cohort, below 1024;
  - "digest" is 32 bytes of SHA-256, "site" and "job" are DNS labels of 1 to 63 characters
    [a-z0-9-], "text" is printable and at most 384 bytes of UTF-8.
 """
@@ -39,7 +39,7 @@ class Signed(_message.Message):
     STATEMENT_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     statement: _builtins.bytes
-    """a serialised message of this file, 0 to 65 536 bytes"""
+    """a serialised message of this file, 0 to 524 288 bytes"""
     signature: _builtins.bytes
     """64 bytes, RFC 8032"""
     def __init__(
@@ -83,6 +83,7 @@ class Manifest(_message.Message):
     BASE_FIELD_NUMBER: _builtins.int
     PREVIOUS_ROUND_FIELD_NUMBER: _builtins.int
     PREVIOUS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """protocol version, 1"""
     suite: _builtins.str
@@ -117,9 +118,11 @@ class Manifest(_message.Message):
     """the job's last published round, 0 if none"""
     previous: _builtins.bytes
     """its transcript digest; zero if none"""
+    losses: _builtins.int
+    """D of a ring, above 128 members; 0 up to 128"""
     @_builtins.property
     def cohort(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """sites, strictly sorted, 1 to 128; a member's place is its index"""
+        """sites, strictly sorted, 1 to 1024; a member's place is its index"""
 
     def __init__(
         self,
@@ -142,10 +145,11 @@ class Manifest(_message.Message):
         base: _builtins.bytes = ...,
         previous_round: _builtins.int = ...,
         previous: _builtins.bytes = ...,
+        losses: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "cohort", b"cohort", "corrupt", b"corrupt", "federation", b"federation", "job", b"job", "job_plan", b"job_plan", "layout", b"layout", "length", b"length", "previous", b"previous", "previous_round", b"previous_round", "protocol", b"protocol", "roster", b"roster", "round", b"round", "round_plan", b"round_plan", "suite", b"suite", "sum_index", b"sum_index", "word_bits", b"word_bits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "cohort", b"cohort", "corrupt", b"corrupt", "federation", b"federation", "job", b"job", "job_plan", b"job_plan", "layout", b"layout", "length", b"length", "losses", b"losses", "previous", b"previous", "previous_round", b"previous_round", "protocol", b"protocol", "roster", b"roster", "round", b"round", "round_plan", b"round_plan", "suite", b"suite", "sum_index", b"sum_index", "word_bits", b"word_bits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -215,7 +219,7 @@ class CiphertextIndex(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemDigest]:
-        """by member, at most 127"""
+        """by member, at most 300"""
 
     def __init__(
         self,
@@ -242,7 +246,7 @@ class ShareIndex(_message.Message):
     """digest: label ITEM over h, sender, sender, the blob's bytes"""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemDigest]:
-        """by member, 1 to 127"""
+        """by member, 1 to 300"""
 
     def __init__(
         self,
@@ -273,7 +277,7 @@ class MaskedStatement(_message.Message):
     """its size, 1 to 2^30"""
     @_builtins.property
     def complaints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """members, at most 127"""
+        """members, at most 300"""
 
     def __init__(
         self,
@@ -302,7 +306,7 @@ class Confirm(_message.Message):
     """T, digest"""
     @_builtins.property
     def survivors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """members, 1 to 128"""
+        """members, 1 to 1024"""
 
     def __init__(
         self,
@@ -362,7 +366,7 @@ class ShareAnswers(_message.Message):
     """T, digest"""
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShareAnswer]:
-        """by member, at most 127"""
+        """by member, at most 300"""
 
     def __init__(
         self,
@@ -488,7 +492,7 @@ class Outcome(_message.Message):
     """digest of the published adapter or sum file"""
     @_builtins.property
     def survivors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """sites in the sum, strictly sorted, at most 128"""
+        """sites in the sum, strictly sorted, at most 1024"""
 
     @_builtins.property
     def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dropped]:

@@ -54,24 +54,60 @@ class SignedBy(_message.Message):
 Global___SignedBy: _TypeAlias = SignedBy  # noqa: Y015
 
 @_typing.final
+class Listed(_message.Message):
+    """On the ring, above 128 members: everybody's statement of a phase by its digest, the reader's own too.
+    Absent up to 128.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    digests: _builtins.bytes
+    """32 bytes each, in that order: label STATEMENT over the statement"""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """who made one, 1 to 1024"""
+
+    def __init__(
+        self,
+        *,
+        members: _abc.Iterable[_builtins.int] | None = ...,
+        digests: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "members", b"members"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Listed: _TypeAlias = Listed  # noqa: Y015
+
+@_typing.final
 class Adverts(_message.Message):
-    """advertise: the adverts of all members that sent one."""
+    """advertise: the adverts of all members that sent one; on the ring at least those of the neighbours."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ADVERTS_FIELD_NUMBER: _builtins.int
+    LISTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def adverts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignedBy]:
-        """each an Advert, by member, at most 128"""
+        """each an Advert, by member, at most 1024"""
+
+    @_builtins.property
+    def listed(self) -> Global___Listed:
+        """on the ring, all of them"""
 
     def __init__(
         self,
         *,
         adverts: _abc.Iterable[Global___SignedBy] | None = ...,
+        listed: Global___Listed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["listed", b"listed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adverts", b"adverts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adverts", b"adverts", "listed", b"listed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -113,23 +149,29 @@ Global___DeliveredCiphertexts: _TypeAlias = DeliveredCiphertexts  # noqa: Y015
 
 @_typing.final
 class Ciphertexts(_message.Message):
-    """encapsulate: what every other member that sent its list had for the reader."""
+    """encapsulate: what every other member that sent its list had for the reader; on the ring the neighbours."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LISTS_FIELD_NUMBER: _builtins.int
+    LISTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lists(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveredCiphertexts]:
-        """by sender, at most 127"""
+        """by sender, at most 300"""
+
+    @_builtins.property
+    def listed(self) -> Global___Listed:
+        """on the ring, all lists"""
 
     def __init__(
         self,
         *,
         lists: _abc.Iterable[Global___DeliveredCiphertexts] | None = ...,
+        listed: Global___Listed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["listed", b"listed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lists", b"lists"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["listed", b"listed", "lists", b"lists"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -205,23 +247,29 @@ Global___DeliveredBundle: _TypeAlias = DeliveredBundle  # noqa: Y015
 
 @_typing.final
 class Bundles(_message.Message):
-    """share: the bundles of all other members that sent one."""
+    """share: the bundles of all other members that sent one; on the ring the neighbours'."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BUNDLES_FIELD_NUMBER: _builtins.int
+    LISTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveredBundle]:
-        """by sender, at most 127"""
+        """by sender, at most 300"""
+
+    @_builtins.property
+    def listed(self) -> Global___Listed:
+        """on the ring, all bundles"""
 
     def __init__(
         self,
         *,
         bundles: _abc.Iterable[Global___DeliveredBundle] | None = ...,
+        listed: Global___Listed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["listed", b"listed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "listed", b"listed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,7 +284,7 @@ class ConfirmRequest(_message.Message):
     SURVIVORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def survivors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """members, 1 to 128"""
+        """members, 1 to 1024"""
 
     def __init__(
         self,
@@ -287,11 +335,11 @@ class UnmaskRequest(_message.Message):
     SIGNATURES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def survivors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """members, 1 to 128"""
+        """members, 1 to 1024"""
 
     @_builtins.property
     def signatures(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfirmSignature]:
-        """by member, 1 to 128"""
+        """by member, 1 to 1024"""
 
     def __init__(
         self,
@@ -450,7 +498,7 @@ class CiphertextList(_message.Message):
 
     @_builtins.property
     def ciphertexts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ciphertext]:
-        """by member, at most 127"""
+        """by member, at most 300"""
 
     def __init__(
         self,
@@ -511,7 +559,7 @@ class Bundle(_message.Message):
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___AddressedItem]:
-        """by member, 1 to 127"""
+        """by member, 1 to 300"""
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, FederationId, JobId
 from secfed.secagg.attempt import Membership
 from secfed.secagg.manifest import Manifest, Terms, manifest_context
+from secfed.secagg.params import COMPLETE_GRAPH_MAX, Params
 from secfed.secagg.record import ClientRecord, Decisions
 from secfed.wire.codec import ProtoCodec
 
@@ -49,6 +50,7 @@ class Cast:
     corrupt: int = 1
     length: int = 40
     min_cohort: int = 3
+    losses: int | None = None
     codec: ProtoCodec = field(default_factory=ProtoCodec)
 
     @cached_property
@@ -84,6 +86,11 @@ class Cast:
         )
         return replace(terms, **changes)
 
+    def params(self, clients: int, losses: int | None = None) -> Params:
+        """The thresholds of a cohort of this size; D of a ring as its manifest says, or the cast."""
+        chosen = self.losses if losses is None and clients > COMPLETE_GRAPH_MAX else losses
+        return Params.of(clients, self.corrupt, min_cohort=self.min_cohort, losses=chosen)
+
     def manifest(self, terms: Terms, **changes: Any) -> Manifest:
         """The honest manifest of a first attempt under these terms, then changed."""
         cohort = changes.get("cohort", self.sites)
@@ -106,6 +113,7 @@ class Cast:
             base=terms.base,
             previous_round=0,
             previous=NO_DIGEST,
+            losses=self.params(len(cohort)).losses if len(cohort) > COMPLETE_GRAPH_MAX else 0,
         )
         return replace(manifest, **changes)
 

@@ -23,24 +23,26 @@ class Refusal:
     Attributes:
         rule: A part of the error's text, found in no other rule's.
         error: The exact class raised.
+        ring: It is an attack on a cohort whose graph is a ring.
     """
 
     name: str
     rule: str
     error: type[SecfedError]
     attack: Attack
+    ring: bool = False
 
 
 REGISTER: dict[str, Refusal] = {}
 
 
-def refused(rule: str, error: type[SecfedError]) -> Callable[[Attack], Attack]:
+def refused(rule: str, error: type[SecfedError], *, ring: bool = False) -> Callable[[Attack], Attack]:
     """Enter an attack into the register under its function's name."""
 
     def enter(attack: Attack) -> Attack:
         name = attack.__name__
         assert name not in REGISTER, name
-        REGISTER[name] = Refusal(name, rule, error, attack)
+        REGISTER[name] = Refusal(name, rule, error, attack, ring)
         return attack
 
     return enter

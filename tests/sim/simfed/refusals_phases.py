@@ -63,6 +63,13 @@ def an_advert_from_outside_the_cohort(stage: Stage) -> object:
     return stage.tell(VICTIM, Adverts((*adverts, (MemberIndex(len(stage.members)), adverts[0][1]))))
 
 
+@refused("digests stand beside a list that is whole", PeerError)
+def digests_where_everybody_masks_with_everybody(stage: Stage) -> object:
+    """Up to 128 members a list is whole; what stands beside it would make another transcript."""
+    request = _adverts(stage)
+    return stage.tell(VICTIM, replace(request, listed=((MemberIndex(0), digest_of("advert")),)))
+
+
 @refused("does not verify (sign_advert)", PeerError)
 def swapped_keys(stage: Stage) -> object:
     pairs = dict(_adverts(stage).adverts)

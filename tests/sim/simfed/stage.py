@@ -25,7 +25,6 @@ from secfed.secagg.messages import (
     Request,
     Statement,
 )
-from secfed.secagg.params import Params
 from secfed.secagg.record import AggregatorRecord
 
 
@@ -75,7 +74,7 @@ class Stage:
         self.offer(member)
 
     def open_session(self, manifest: Manifest) -> AggregatorSession:
-        params = Params.complete(len(manifest.cohort), self.cast.corrupt, min_cohort=self.cast.min_cohort)
+        params = self.cast.params(len(manifest.cohort), manifest.losses)
         return AggregatorSession(
             self.cast.sign_manifest(self.terms, manifest),
             params,
