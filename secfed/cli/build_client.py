@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from secfed.cli import key_state
+from secfed.cli import key_state, ranks
 from secfed.cli.heads import Heads
 from secfed.cli.ledgers import Ledgers
 from secfed.cli.loading import large_libraries
@@ -48,6 +48,8 @@ from secfed.wire.codec import ProtoCodec
 
 if TYPE_CHECKING:
     from secfed.cli.passphrase import Source
+    from secfed.cli.ranks import Place
+    from secfed.training.ranks import Team
 
 __all__ = ["Client", "UpdateFile", "load_site", "open_client", "utc_now"]
 
@@ -90,6 +92,8 @@ class _Contributors:
     update: UpdateFile | None
     key: bytes = field(repr=False)
     on_step: Callable[[int, int], None]
+    where: Place | None
+    team: Team | None
     _training: Contributor | None = None
 
     def __call__(self, plan: JobPlan) -> Contributor:
@@ -123,10 +127,11 @@ class _Contributors:
             columns=data.columns,
             labels=data.labels,
             unit=data.unit,
-            device=self.config.device,
+            device=ranks.device_of(self.config.device, self.where),
             threads=self.config.threads,
+            precision=self.config.precision,
         )
-        return TrainingContributor(settings, self.key, on_step=self.on_step)
+        return TrainingContributor(settings, self.key, on_step=self.on_step, team=self.team)
 
 
 def _load_training() -> None:
@@ -211,6 +216,7 @@ def open_client(
     on_step: Callable[[int, int], None] = lambda _done, _steps: None,
     on_retry: Callable[[Exception], None] = lambda _: None,
     patience_s: float | None = None,
+    where: Place | None = None,
 ) -> Client:
     """Wire a client from its client.toml.
 
@@ -220,6 +226,7 @@ def open_client(
         on_step: Told the steps done and the steps of the round, while training.
         on_retry: Told of each failed try to reach the aggregator.
         patience_s: How long an aggregator that is away is tried again; None for ever.
+        where: This process among those that a launcher started for this site: number 0 of them.
 
     Raises:
         LockedError: Another client uses the same state directory.
@@ -247,7 +254,10 @@ def open_client(
                 return ledgers.scratch()
             return ledgers.data_set()
 
-        contributors = _Contributors(config, update, key, on_step)
+        team = None if where is None else ranks.team(config, where)
+        if team is not None:
+            stack.callback(team.close)
+        contributors = _Contributors(config, update, key, on_step, where, team)
         link = Connection(
             config.aggregator,
             keys,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from secfed.cli.build_client import UpdateFile
     from secfed.cli.passphrase import Source
+    from secfed.cli.ranks import Place
     from secfed.ids import JobId
 
 __all__ = ["app"]
@@ -95,6 +97,9 @@ def run(
 
     A plan that policy or budget refuses is declined and logged; with --job, or once no other job is left,
     the command then ends with that refusal's exit code.
+
+    On several devices of one machine: `accelerate launch --multi_gpu --num_processes N --num_machines 1
+    --module secfed client run`.
     """
     from secfed.errors import ConfigError
 
@@ -105,13 +110,22 @@ def run(
             hint="Name the job with --job, or leave --wait out: without a job a client waits for ever.",
         )
 
+    from secfed.cli import ranks
+    from secfed.config import ClientConfig, load
+
+    where = ranks.place(os.environ, ranks.launcher(os.getppid()))
+    if where is not None and where.rank > 0:
+        typer.echo(f"process {where.rank + 1} of {where.size} of this site, started by a launcher")
+        ranks.assist(load(config, ClientConfig), where)
+        return
+
     from secfed.cli.build_client import UpdateFile
     from secfed.cli.passphrase import source
 
     given = None if update is None else UpdateFile(_existing(update), weight)
     secrets = source(passphrase_file, passphrase_fd)
     job_wait_s = JOB_WAIT_S if wait is None else wait
-    _take_part(config, secrets, only=only, update=given, one_round=False, job_wait_s=job_wait_s)
+    _take_part(config, secrets, only=only, update=given, one_round=False, job_wait_s=job_wait_s, where=where)
 
 
 @app.command("push")
@@ -222,6 +236,7 @@ def _take_part(
     update: UpdateFile | None,
     one_round: bool,
     job_wait_s: int = JOB_WAIT_S,
+    where: Place | None = None,
 ) -> None:
     import signal
 
@@ -241,6 +256,7 @@ def _take_part(
         update=update,
         on_step=lines.step,
         on_retry=lines.retry,
+        where=where,
     ) as client:
         former = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:

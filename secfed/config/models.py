@@ -258,6 +258,10 @@ class ClientConfig(Section):
     device: Annotated[StrictStr, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(
         "auto", description="auto, cpu, cuda or cuda:N."
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of the frozen base. bfloat16: half the memory; rows are then trained on one at a time.",
+    )
     threads: StrictInt | None = Field(None, ge=1, le=1024, description="CPU threads; all if not given.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error."

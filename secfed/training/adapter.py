@@ -93,6 +93,13 @@ class AdapterModel:
             for name, parameter in self.parameters.items()
         }
 
+    def round_base(self) -> None:
+        """Round the frozen base to bfloat16, for good; the adapter and what stands beside it stay float32."""
+        kept = {id(parameter) for parameter in self.parameters.values()}
+        for parameter in self.module.parameters():
+            if id(parameter) not in kept and parameter.is_floating_point():
+                parameter.data = parameter.data.to(torch.bfloat16)
+
     @contextmanager
     def trainable(self, names: Collection[str]) -> Iterator[dict[str, nn.Parameter]]:
         """Let the named arrays, and nothing else, take gradients.

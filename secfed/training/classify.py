@@ -38,6 +38,8 @@ class PooledClassifier(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, shape (records, labels)."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        # the base may compute in bfloat16; the head never does
+        states = states.to(next(self.head.parameters()).dtype)
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
         logits: Tensor = self.head(pooled)

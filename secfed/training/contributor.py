@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from secfed.aggregation.registry import by_name
 from secfed.errors import ConfigError, PolicyRefusedError
@@ -21,7 +22,10 @@ from secfed.training.data import RECORD, load
 from secfed.training.models import weights_sha256
 from secfed.training.rows import FORMATS
 from secfed.training.spec import adapter_spec, planned_event
-from secfed.training.trainer import MICRO_BATCH, LocalTrainer
+from secfed.training.trainer import MICRO_BATCH, LocalTrainer, Precision
+
+if TYPE_CHECKING:
+    from secfed.training.ranks import Team
 
 __all__ = ["SiteSettings", "TrainingContributor"]
 
@@ -40,6 +44,7 @@ class SiteSettings:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: Threads of torch; None leaves its choice.
         micro_batch: Records that go through the model at once.
+        precision: Of the frozen base.
     """
 
     data: Path
@@ -51,6 +56,7 @@ class SiteSettings:
     device: str = "auto"
     threads: int | None = None
     micro_batch: int = MICRO_BATCH
+    precision: Precision = "float32"
 
 
 class TrainingContributor:
@@ -61,6 +67,7 @@ class TrainingContributor:
         key: 32 secret bytes of this site, for the choice of a person's records.
         entropy: Where the keys of secret streams come from.
         on_step: Told the steps done and the steps of the round, for a progress line.
+        team: The other ranks of this site, if there are some.
     """
 
     def __init__(
@@ -70,11 +77,13 @@ class TrainingContributor:
         *,
         entropy: Callable[[int], bytes] = os.urandom,
         on_step: Callable[[int, int], None] = lambda _done, _steps: None,
+        team: Team | None = None,
     ) -> None:
         self._settings = settings
         self._key = key
         self._entropy = entropy
         self._on_step = on_step
+        self._team = team
         self._ready: tuple[JobPlan, LocalTrainer] | None = None
 
     def planned_event(self, plan: JobPlan) -> Event:
@@ -87,6 +96,8 @@ class TrainingContributor:
         Raises:
             ConfigError: The base model is missing, is another one, gives other shapes, takes fewer
                 tokens than the plan's rows may have, or couples records (`guard.inspect`).
+            SecfedError: Another rank of this site is gone, cannot load the job, or works with another
+                model, device or version.
             PolicyRefusedError: The plan's labels are not those that the site declares.
             DataError: A file, column or value does not fit, whatever the plan's labels and lengths are.
         """
@@ -101,15 +112,22 @@ class TrainingContributor:
         if round_plan.job != plan.job:
             raise ValueError("the round plan is another job's")
         trainer, steps = self._trainer(plan), _training(plan).steps
-        return trainer.run(
+        self._ready = None  # an error leaves nothing that a later round would be charged for unseen
+        if self._team is not None and plan.dp is not None:
+            self._team.begin(base)
+        update = trainer.run(
             base,
             bound=float(plan.bound),
             entropy=self._entropy,
             on_step=lambda done: self._on_step(done, steps),
         )
+        self._ready = plan, trainer
+        return update
 
     def _trainer(self, plan: JobPlan) -> LocalTrainer:
         """The trainer of a plan; the last one is kept, since its model and rows are in memory."""
+        if self._team is not None and plan.dp is not None:
+            self._team.alive()
         if self._ready is not None and self._ready[0] == plan:
             return self._ready[1]
         self._ready = None  # the former job's model makes room before the next one is loaded
@@ -149,7 +167,11 @@ class TrainingContributor:
             device=site.device,
             threads=site.threads,
             micro_batch=site.micro_batch,
+            precision=site.precision,
+            helpers=self._team,
         )
+        if self._team is not None and plan.dp is not None:
+            self._team.prepare(train, plan.dp, trainer.model.device)
         self._ready = plan, trainer
         return trainer
 

@@ -1,7 +1,7 @@
 """DP-SGD: noisy sums of clipped gradients, one gradient a privacy unit.
 
-Per-record gradients come from Opacus' hooks, those of LoRA's factors by a sampler of our own
-(`lora_gradients`), and its DPOptimizer is extended where its defaults are not private enough:
+Per-record gradients come from LoRA's factors themselves (`lora_gradients`) and, of other layers, from
+Opacus' hooks; its DPOptimizer is extended where its defaults are not private enough:
 sampling, noise and denominators are not left to it.
 
 - Batches come from `random.PoissonSampler`: secret, over units, never capped. An empty one still
@@ -23,24 +23,26 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleHooks, register_grad_sampler
+from opacus.grad_sample import register_grad_sampler
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from secfed.training.adapter import AdapterModel
-from secfed.training.lora_gradients import LoraFactor, factor_gradients, per_record
+from secfed.training.lora_gradients import OtherLayers, per_record
+from secfed.training.pieces import MicroBatch, micro_batches
 from secfed.training.point import SHARE, ReferencePoint, point_gradients
 from secfed.training.random import PoissonSampler, Stream, gaussian, snap
 from secfed.training.task import Example, Task
 
 __all__ = [
     "ROUNDING_MARGIN",
+    "ClippingOptimizer",
+    "Helpers",
     "MicroBatch",
     "SecretNoiseOptimizer",
     "accumulate",
@@ -52,84 +54,15 @@ __all__ = [
 ROUNDING_MARGIN = 1 - 1e-6
 """Clipped gradients are shortened by this, so that rounding cannot carry a norm above C."""
 
-_PIECE_TOKENS = 32
-"""What one more micro-batch costs beside its tokens, in tokens: calls of layers, hooks, clipping."""
-
-register_grad_sampler(LoraFactor)(factor_gradients)
 register_grad_sampler(ReferencePoint)(point_gradients)
 
 
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """A piece of a logical batch, small enough for memory.
-
-    Attributes:
-        records: Positions in the list of examples.
-        slots: For every record, the number of its unit within this piece.
-        shares: For every record, one over the number of records of its unit.
-        complete: How many of the piece's units end here; at most one goes on in the next piece.
-    """
-
-    records: tuple[int, ...] = field(repr=False)
-    slots: tuple[int, ...] = field(repr=False)
-    shares: tuple[float, ...] = field(repr=False)
-    complete: int
-
-
-def micro_batches(units: Sequence[Sequence[int]], lengths: Sequence[int], size: int) -> Iterator[MicroBatch]:
-    """Cut a logical batch into pieces of at most `size` records; a unit may span several pieces.
+class ClippingOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type information
+    """The half of Opacus' DPOptimizer that sums clipped units, in float64; it takes no step.
 
     Args:
-        units: Positions of the records of every unit drawn.
-        lengths: Tokens of every record, by position.
-        size: Most records of a piece.
-    """
-    flat = [
-        (number, record, 1.0 / len(unit), position == len(unit) - 1)
-        for number, unit in enumerate(units)
-        for position, record in enumerate(unit)
-    ]
-    start = 0
-    for end in _cuts([lengths[record] for _, record, _, _ in flat], size):
-        piece = flat[start:end]
-        first = piece[0][0]
-        yield MicroBatch(
-            records=tuple(record for _, record, _, _ in piece),
-            slots=tuple(number - first for number, _, _, _ in piece),
-            shares=tuple(share for _, _, share, _ in piece),
-            complete=sum(last for _, _, _, last in piece),
-        )
-        start = end
-
-
-def _cuts(lengths: Sequence[int], size: int) -> list[int]:
-    """Where the pieces end that have the fewest tokens in all, padding and calls counted."""
-    cost, begin = [0], [0]
-    for end in range(1, len(lengths) + 1):
-        longest, best = 0, (0, 0)
-        for start in range(end - 1, max(end - size, 0) - 1, -1):
-            longest = max(longest, lengths[start])
-            tried = (cost[start] + (end - start) * longest + _PIECE_TOKENS, start)
-            best = tried if start == end - 1 else min(best, tried)
-        cost.append(best[0])
-        begin.append(best[1])
-    ends = []
-    end = len(lengths)
-    while end > 0:
-        ends.append(end)
-        end = begin[end]
-    return ends[::-1]
-
-
-class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type information
-    """Opacus' DPOptimizer with units, float64 sums, secret noise and a public denominator.
-
-    Args:
-        inner: What makes a step of the noisy mean; everything in it is post-processing.
-        noise_multiplier: sigma, above 0.
+        inner: Holds the trained arrays.
         clip: C, above 0.
-        batch: B, the public denominator, above 0.
-        noise: The secret stream.
         point: A reference point among the parameters of `inner`: it is clipped to `SHARE` of C, and
             all others together to what that leaves of C.
     """
@@ -138,14 +71,12 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
         self,
         inner: torch.optim.Optimizer,
         *,
-        noise_multiplier: float,
         clip: float,
-        batch: float,
-        noise: Stream,
         point: nn.Parameter | None = None,
+        noise_multiplier: float = 0.0,
     ) -> None:
-        if not (noise_multiplier > 0 and clip > 0 and batch > 0):
-            raise ValueError("noise multiplier, clipping norm and batch must be above 0")
+        if not clip > 0:
+            raise ValueError("the clipping norm must be above 0")
         super().__init__(
             inner,
             noise_multiplier=noise_multiplier,
@@ -153,8 +84,6 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
             expected_batch_size=None,
             loss_reduction="sum",
         )
-        self._batch = batch
-        self._noise = noise
         self._unfinished: list[Tensor] | None = None
         self._riding = next((i for i, parameter in enumerate(self.params) if parameter is point), None)
         if point is not None and self._riding is None:
@@ -186,7 +115,7 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
             rows = samples[index].to(torch.float64, copy=True)
             if single:
                 return rows
-            # no matrix product: it would carry what is not finite into other units
+            # added row by row: a product of matrices would carry what is not finite into other units
             part = rows.new_zeros(piece.slots[-1] + 1, rows.shape[1])
             part.index_add_(0, slots, rows.mul_(shares[:, None]))
             if self._unfinished is not None:
@@ -200,16 +129,18 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
                 for index, part in enumerate(samples)
             ]
         )
-        counted = torch.isfinite(norms).all(dim=0)
-        scales = self._scales(norms)
+        counted = torch.isfinite(norms).all(dim=0)[: piece.complete]
+        scales = [scale[: piece.complete] for scale in self._scales(norms)]
+        spoilt = not bool(counted.all())
         open_units: list[Tensor] = []
         for index, parameter in enumerate(self.params):
             part = means(index)
             if piece.complete < len(part):
                 open_units.append(part[-1].clone())
-            # a mask and not a factor of 0: zero times infinity is not zero
-            part.mul_(scales[index][:, None]).masked_fill_(~counted[:, None], 0.0)
-            parameter.summed_grad += part[: piece.complete].sum(dim=0)
+            done, scale = part[: piece.complete], scales[index]
+            if spoilt:  # taken out, and not multiplied by 0: zero times infinity is not zero
+                done, scale = done[counted], scale[counted]
+            parameter.summed_grad.addmv_(done.t(), scale)
             parameter.grad_sample = None
             parameter.grad = None
         self._unfinished = open_units or None
@@ -229,20 +160,60 @@ class SecretNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no 
         scales[riding] = to_share(SHARE, norms[riding])
         return scales
 
-    def add_noise(self) -> None:
-        """Put one draw of noise on the whole batch's sum, and the result on a grid."""
+    def flat_sum(self) -> NDArray[np.float64]:
+        """The batch's sum so far, all arrays in one vector on the CPU, shape (coordinates,)."""
         if self._unfinished is not None:
             raise RuntimeError("the last unit of the batch is not complete")
         if any(parameter.summed_grad is None for parameter in self.params):
             raise RuntimeError("noise goes once on a batch: begin the next one with zero_grad")
+        flat: NDArray[np.float64] = torch.cat([each.summed_grad for each in self.params]).cpu().numpy()
+        return flat
+
+    def put_sum(self, flat: NDArray[np.float64]) -> None:
+        """The inverse of `flat_sum`."""
+        parts = torch.from_numpy(flat).to(self.params[0].device)
+        sizes = [parameter.numel() for parameter in self.params]
+        for parameter, part in zip(self.params, torch.split(parts, sizes), strict=True):
+            parameter.summed_grad = part
+
+    def pre_step(self, closure: Callable[[], float] | None = None) -> bool:  # noqa: ARG002
+        """Sums without noise are stepped on by nobody."""
+        raise RuntimeError("a clipped sum carries no noise yet")
+
+
+class SecretNoiseOptimizer(ClippingOptimizer):
+    """Opacus' DPOptimizer with units, float64 sums, secret noise and a public denominator.
+
+    Args:
+        inner: What makes a step of the noisy mean; everything in it is post-processing.
+        noise_multiplier: sigma, above 0.
+        clip: C, above 0.
+        batch: B, the public denominator, above 0.
+        noise: The secret stream.
+        point: See `ClippingOptimizer`.
+    """
+
+    def __init__(
+        self,
+        inner: torch.optim.Optimizer,
+        *,
+        noise_multiplier: float,
+        clip: float,
+        batch: float,
+        noise: Stream,
+        point: nn.Parameter | None = None,
+    ) -> None:
+        if not (noise_multiplier > 0 and clip > 0 and batch > 0):
+            raise ValueError("noise multiplier, clipping norm and batch must be above 0")
+        super().__init__(inner, clip=clip, point=point, noise_multiplier=noise_multiplier)
+        self._batch = batch
+        self._noise = noise
+
+    def add_noise(self) -> None:
+        """Put one draw of noise on the whole batch's sum, and the result on a grid."""
+        total = self.flat_sum()
         std = self.noise_multiplier * self.max_grad_norm
-        noise = gaussian(self._noise, sum(parameter.numel() for parameter in self.params), std)
-        start = 0
-        for parameter in self.params:
-            total: NDArray[np.float64] = parameter.summed_grad.cpu().numpy()
-            noisy = snap(total + noise[start : start + total.size], std)
-            parameter.summed_grad = torch.from_numpy(noisy).to(parameter.device)
-            start += total.size
+        self.put_sum(snap(total + gaussian(self._noise, total.size, std), std))
 
     def scale_grad(self) -> None:
         """Divide by the public constant B, and hand the result to the inner optimiser."""
@@ -271,11 +242,11 @@ def _samples(parameter: Any, piece: MicroBatch) -> Tensor:
 
 @contextmanager
 def per_record_gradients(module: nn.Module) -> Iterator[None]:
-    """Opacus' hooks on a module, taken off again whatever happens."""
+    """Gradients of single records by every trained layer; all is as it was again whatever happens."""
     with warnings.catch_warnings(), per_record(module):
         # meant: below the adapter's first layer the base is frozen
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        hooks = GradSampleHooks(module, loss_reduction="sum")
+        hooks = OtherLayers(module, loss_reduction="sum")
         try:
             yield
         finally:
@@ -287,7 +258,7 @@ def accumulate(
     task: Task,
     examples: Sequence[Example],
     units: Sequence[Sequence[int]],
-    optimizer: SecretNoiseOptimizer,
+    optimizer: ClippingOptimizer,
     micro_batch: int,
 ) -> None:
     """Add the clipped gradients of a logical batch, micro-batch by micro-batch.
@@ -311,6 +282,21 @@ def _tokens(example: Example) -> int:
     return len(example.tokens) + sum(len(each.tokens) for each in others)
 
 
+class Helpers(Protocol):
+    """Other processes of this site, which sum clipped units; this one alone draws them and adds noise."""
+
+    def deal(
+        self,
+        units: Sequence[Sequence[int]],
+        examples: Sequence[Example],
+        parameters: Mapping[str, nn.Parameter],
+    ) -> Sequence[Sequence[int]]:
+        """Deal a drawn batch out, each unit whole to one process; returns the units of this process."""
+
+    def collect(self, optimizer: ClippingOptimizer) -> None:
+        """Add the others' sums of the batch that was dealt to this process's."""
+
+
 def train(
     model: AdapterModel,
     parameters: Mapping[str, nn.Parameter],
@@ -323,6 +309,7 @@ def train(
     steps: int,
     micro_batch: int,
     on_step: Callable[[int], None],
+    helpers: Helpers | None = None,
 ) -> None:
     """Take `steps` noisy steps. Each takes one batch from the sampler, an empty one included.
 
@@ -331,6 +318,7 @@ def train(
         examples: All records of the site.
         units: Record positions of every unit.
         on_step: Told the number of steps done; it learns nothing else.
+        helpers: Other processes of this site that sum a part of every batch.
     """
     held = [id(parameter) for parameter in optimizer.params]
     if held != [id(parameter) for parameter in parameters.values()]:
@@ -339,6 +327,9 @@ def train(
         for step in range(1, steps + 1):
             optimizer.zero_grad()
             drawn = [units[index] for index in sampler.draw()]
-            accumulate(model, task, examples, drawn, optimizer, micro_batch)
+            own = drawn if helpers is None else helpers.deal(drawn, examples, parameters)
+            accumulate(model, task, examples, own, optimizer, micro_batch)
+            if helpers is not None:
+                helpers.collect(optimizer)
             optimizer.step()
             on_step(step)

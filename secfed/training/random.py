@@ -80,11 +80,19 @@ def gaussian(stream: Stream, count: int, std: float) -> NDArray[np.float64]:
         Shape (count,), float64.
     """
     pairs = (count + 1) // 2
-    words = stream.words(2 * pairs)
-    unit = (words.astype(np.float64) + 1.0) * 2.0**-64  # in (0, 1]: the logarithm is finite
-    radius = std * np.sqrt(-2.0 * np.log(unit[:pairs]))
-    angle = 2.0 * math.pi * unit[pairs:]
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+    unit = stream.words(2 * pairs).astype(np.float64)
+    unit += 1.0
+    unit *= 2.0**-64  # in (0, 1]: the logarithm is finite
+    radius, angle = unit[:pairs], unit[pairs:]
+    np.log(radius, out=radius)
+    radius *= -2.0
+    np.sqrt(radius, out=radius)
+    radius *= std
+    angle *= 2.0 * math.pi
+    values = np.concatenate([np.cos(angle), np.sin(angle)])
+    values[:pairs] *= radius
+    values[pairs:] *= radius
+    return values[:count]
 
 
 def snap(values: NDArray[np.float64], std: float) -> NDArray[np.float64]:
@@ -94,7 +102,10 @@ def snap(values: NDArray[np.float64], std: float) -> NDArray[np.float64]:
     them; after rounding they are gone. Rounding comes after the noise and costs no privacy.
     """
     step = 2.0 ** (math.floor(math.log2(std)) - GRID_BITS)
-    return np.rint(values / step) * step
+    steps = values / step
+    np.rint(steps, out=steps)
+    steps *= step
+    return steps
 
 
 class PoissonSampler:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -28,12 +29,16 @@ from secfed.rounds.ports import Update
 from secfed.training import dpsgd, guard
 from secfed.training.adapter import AdapterModel, build, task_of
 from secfed.training.data import Table, Units, group
+from secfed.training.dpsgd import Helpers
 from secfed.training.point import WithPoint
 from secfed.training.random import PoissonSampler, Streams
 from secfed.training.spec import ADAM_BETAS, adapter_spec, planned_event, update_bound
 from secfed.training.task import Example, Task
 
-__all__ = ["LocalTrainer", "clamp"]
+__all__ = ["LocalTrainer", "Precision", "clamp", "load_model", "records_at_once"]
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+"""How the frozen base's numbers are kept at one site; adapters are float32, clipping and noise float64."""
 
 MICRO_BATCH = 16
 """Records that go through the model at once: a matter of memory, not of the result."""
@@ -52,6 +57,8 @@ class LocalTrainer:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: Threads of torch on the CPU, for the whole process; None leaves them.
         micro_batch: Records that go through the model at once.
+        precision: Of the frozen base; a site's own choice.
+        helpers: Other processes that sum a part of every private batch; they know this job's model.
 
     Raises:
         ConfigError: Base model, tokenizer, target modules or device do not fit, or the model couples
@@ -70,6 +77,8 @@ class LocalTrainer:
         device: str = "auto",
         threads: int | None = None,
         micro_batch: int = MICRO_BATCH,
+        precision: Precision = "float32",
+        helpers: Helpers | None = None,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
@@ -82,12 +91,9 @@ class LocalTrainer:
             group(table, "record", 1, key) if dp is None else group(table, dp.unit, dp.records_per_unit, key)
         )
         self._examples, self._units = _tokenise(table, self._units, self._task)
-        self._model: AdapterModel = build(spec, base_folder, device=device)
-        self._micro_batch = micro_batch
-        if self._model.point is not None:
-            self._model.point.scale(bound=update_bound(train, dp), clip=1.0 if dp is None else float(dp.clip))
-        with self._model.trainable(self._strategy.trainable(train.adapter)) as parameters:
-            guard.inspect(self._model.module, parameters, max_length=train.max_length)
+        self._model = load_model(train, dp, base_folder, device=device, precision=precision)
+        self._micro_batch = records_at_once(dp, precision, micro_batch)
+        self._helpers = helpers
 
     @property
     def model(self) -> AdapterModel:
@@ -169,6 +175,7 @@ class LocalTrainer:
             steps=self._train.steps,
             micro_batch=self._micro_batch,
             on_step=on_step,
+            helpers=self._helpers,
         )
         event = sampler.event(
             noise_multiplier=dp.noise_multiplier,
@@ -229,6 +236,38 @@ class LocalTrainer:
                 raise SecfedError(f"training made {name!r} infinite; nothing was sent")
         if all(np.array_equal(after[name], base[name]) for name in names if name != POINT):
             raise SecfedError("training did not move the adapter; nothing was sent")
+
+
+def load_model(
+    train: TrainSpec, dp: DpSpec | None, folder: Path, *, device: str, precision: Precision
+) -> AdapterModel:
+    """The model of a job, held against what per-unit gradients need.
+
+    It is loaded and looked at in float32 in any case: only then rounding does not hide coupling.
+
+    Raises:
+        ConfigError: See `adapter.build` and `guard.inspect`.
+    """
+    model = build(adapter_spec(train), folder, device=device)
+    if model.point is not None:
+        model.point.scale(bound=update_bound(train, dp), clip=1.0 if dp is None else float(dp.clip))
+    names = by_name(train.strategy).trainable(train.adapter)
+    with model.trainable(names) as parameters:
+        guard.inspect(model.module, parameters, max_length=train.max_length)
+    if precision == "bfloat16":
+        model.round_base()
+    return model
+
+
+def records_at_once(dp: DpSpec | None, precision: Precision, micro_batch: int) -> int:
+    """Most records that may go through the model together.
+
+    How a product is rounded can follow its shape, and so the other records of a piece. In float32 that
+    is some 1e-6 of a gradient; in bfloat16, where it is up to 2^-8, one unit could move the others'
+    gradients by more than the clipping knows of. By itself, a record's gradient is a function of the
+    record, whatever is rounded.
+    """
+    return 1 if dp is not None and precision == "bfloat16" else micro_batch
 
 
 def clamp(update: NamedArrays, bound: float) -> tuple[dict[str, NDArray[np.float32]], int]:

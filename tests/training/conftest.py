@@ -40,14 +40,14 @@ CHAT_TEMPLATE = (
 TARGETS = {"bert": ("query", "value"), "llama": ("q_proj", "v_proj"), "gpt2": ("c_attn",)}
 
 
-def _config(kind: str) -> Any:
+def _config(kind: str, layers: int) -> Any:
     size = {"vocab_size": len(WORDS), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
     if kind == "gpt2":
-        return transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **size)
+        return transformers.GPT2Config(n_embd=32, n_layer=layers, n_head=2, n_positions=64, **size)
     common = {
         "hidden_size": 32,
         "intermediate_size": 48,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 2,
         **size,
     }
@@ -57,16 +57,16 @@ def _config(kind: str) -> Any:
 
 
 @pytest.fixture(scope="session")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Folder of a tiny base model of a kind: bert, llama or gpt2."""
-    made: dict[str, Path] = {}
+    made: dict[tuple[str, int], Path] = {}
 
-    def folder(kind: str) -> Path:
-        if kind not in made:
+    def folder(kind: str, layers: int = 2) -> Path:
+        if (kind, layers) not in made:
             torch.manual_seed(7)
             place = tmp_path_factory.mktemp(kind)
             auto = transformers.AutoModel if kind == "bert" else transformers.AutoModelForCausalLM
-            auto.from_config(_config(kind)).save_pretrained(place)
+            auto.from_config(_config(kind, layers)).save_pretrained(place)
             words = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
             words.pre_tokenizer = Whitespace()
             transformers.PreTrainedTokenizerFast(
@@ -76,8 +76,8 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
                 unk_token="<unk>",
                 chat_template=None if kind == "bert" else CHAT_TEMPLATE,
             ).save_pretrained(place)
-            made[kind] = place
-        return made[kind]
+            made[kind, layers] = place
+        return made[kind, layers]
 
     return folder
 
@@ -96,12 +96,12 @@ def spec_of() -> Callable[[str], AdapterSpec]:
 
 @pytest.fixture(scope="session")
 def train_spec(
-    base_folder: Callable[[str], Path], spec_of: Callable[[str], AdapterSpec]
+    base_folder: Callable[..., Path], spec_of: Callable[[str], AdapterSpec]
 ) -> Callable[..., TrainSpec]:
     """A training section for a tiny model; keywords overwrite fields."""
 
-    def make(kind: str, trainer: str | None = None, **changes: Any) -> TrainSpec:
-        spec, place = spec_of(kind, trainer), base_folder(kind)
+    def make(kind: str, trainer: str | None = None, *, layers: int = 2, **changes: Any) -> TrainSpec:
+        spec, place = spec_of(kind, trainer), base_folder(kind, layers)
         kto = changes.get("kto")
         spec = replace(spec, point=kto is not None and kto.kl == "ride-along")
         fields: dict[str, Any] = {

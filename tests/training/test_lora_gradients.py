@@ -120,6 +120,27 @@ def test_a_batch_gradient_is_left_out_only_while_asked_for() -> None:
     assert layers[0].weight.grad is not None
 
 
+def test_calls_of_one_batch_add_up() -> None:
+    """A task may call the model several times for a record; another number of records is no such call."""
+    layers = nn.Sequential(LoraFactor(nn.Linear(5, 2, bias=False)))
+    weight = layers[0].weight
+    inputs = [torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    with per_record(layers):
+        (layers(inputs[0]).sum() + layers(inputs[1]).sum()).backward()
+        expected = torch.stack([(inputs[0][n] + inputs[1][n]).sum(0).expand(2, 5) for n in range(3)])
+        torch.testing.assert_close(weight.grad_sample, expected)
+        with pytest.raises(RuntimeError, match="different numbers of records"):
+            layers(inputs[0][:2]).sum().backward()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_is_no_factor_gets_hooks(ready: Callable[[str], Ready], kind: str) -> None:
+    here = ready(kind)
+    with here.model.trainable(here.names), dpsgd.per_record_gradients(here.model.module):
+        hooked = [layer for layer in here.model.module.modules() if layer._backward_hooks]
+    assert [type(layer) for layer in hooked] == ([nn.Linear] if kind == "bert" else [])
+
+
 # -- in models ---------------------------------------------------------------------------------
 
 

@@ -48,7 +48,8 @@ def test_minilm_learns_from_movie_sentences_under_dp(
     """Five steps of about 64 at sigma 0.3: 200 public rows are told apart better than before.
 
     The area under the ROC curve, for the loss also follows the share of positives that five batches happen to
-    hold. In 24 runs it rose from .614 to .742 in the mean, deviation .022; what is asked lies 4 below.
+    hold. Under a fixed entropy the outcome is the same in every run; of 24 runs under fresh ones it rose by
+    .128 in the mean, deviation .022, and a third of that is asked.
     """
     lines = (cache / "data/movies.jsonl").read_text().splitlines()
     Random(7).shuffle(lines)  # the file is sorted by rating
@@ -69,7 +70,7 @@ def test_minilm_learns_from_movie_sentences_under_dp(
     site = LocalTrainer(train, dp, folder, table, KEY, device="cpu")
     base = initial_adapter(train.adapter, bytes.fromhex(SEED))
     bound = update_bound(train, dp)
-    update = site.run(base, bound=bound)
+    update = site.run(base, bound=bound, entropy=Random(1).randbytes)
     assert update.saturated == 0  # Adam cannot pass the bound
     public = load(tmp_path / "public.jsonl", FORMATS["classify"], scratch=tmp_path)
     trained = by_name("ffa").apply(base, update.arrays)
@@ -80,10 +81,14 @@ def _auc(site: LocalTrainer, table: Table, adapter: NamedArrays) -> float:
     """How often a positive row scores above a negative one."""
     site.model.load(adapter)
     positive = np.array([row["label"] == "positive" for row in table.rows])
-    batch = site.task.collate([site.task.example(row) for row in table.rows])
-    with torch.no_grad():
-        logits = site.model.module(batch["input_ids"], batch["attention_mask"])
-    score = (logits[:, 1] - logits[:, 0]).numpy()
+    examples = [site.task.example(row) for row in table.rows]
+    score = np.empty(len(examples))
+    by_length = np.argsort([len(example.tokens) for example in examples])
+    for rows in np.array_split(by_length, 8):  # so that little is padded
+        batch = site.task.collate([examples[row] for row in rows])
+        with torch.no_grad():
+            logits = site.model.module(batch["input_ids"], batch["attention_mask"])
+        score[rows] = (logits[:, 1] - logits[:, 0]).numpy()
     return float((score[positive][:, None] > score[~positive][None, :]).mean())
 
 
@@ -95,7 +100,7 @@ def test_smollm2_trains_with_persons_as_units(
     (tmp_path / "site.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     folder = real_model(SMOLLM2_ID)
     spec = AdapterSpec(SMOLLM2_ID, "main", "sft", ("q_proj", "v_proj"), 2, 4)
-    train = section(spec, folder, steps=2, rate="0.001", length=48)
+    train = section(spec, folder, steps=2, rate="0.001", length=32)
     dp = DpSpec(
         unit="person",
         records_per_unit=2,

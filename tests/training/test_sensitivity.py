@@ -86,23 +86,24 @@ def bench(
     rows_for: Callable[..., Any],
     trained_names: Callable[..., Any],
 ) -> Callable[..., Bench]:
-    made: dict[tuple[str, str], Bench] = {}
+    made: dict[tuple[str, str, int], Bench] = {}
 
-    def make(trainer: str, kind: str) -> Bench:
-        if (trainer, kind) not in made:
+    def make(trainer: str, kind: str, layers: int = 2) -> Bench:
+        if (trainer, kind, layers) not in made:
             rides, name = trainer == RIDE_ALONG, trainer.partition(",")[0]
             loss = KtoSpec(kl="ride-along", kl_pairs=PUBLIC) if rides else KtoSpec(kl_value="0.5")
-            plan = train_spec(kind, name, strategy="fedavg", **({"kto": loss} if name == "kto" else {}))
-            spec = replace(spec_of(kind, name), point=rides)
-            model = build(spec, base_folder(kind), device="cpu")
+            changes = {"kto": loss} if name == "kto" else {}
+            plan = train_spec(kind, name, layers=layers, strategy="fedavg", **changes)
+            spec, folder = replace(spec_of(kind, name), point=rides), base_folder(kind, layers)
+            model = build(spec, folder, device="cpu")
             model.load(first_adapter(plan))
-            task = task_of(spec, base_folder(kind), plan.max_length, plan.preference)
+            task = task_of(spec, folder, plan.max_length, plan.preference)
             task.begin(model.module)
             if rides:
                 model.load(model.arrays() | {POINT: FAR})
             rows = rows_for(kind, ROWS, trainer=name)
-            made[trainer, kind] = Bench(model, task, rows, trained_names(plan))
-        return made[trainer, kind]
+            made[trainer, kind, layers] = Bench(model, task, rows, trained_names(plan))
+        return made[trainer, kind, layers]
 
     return make
 
@@ -169,9 +170,10 @@ def test_one_unit_moves_the_sum_by_at_most_its_bound(
 ) -> None:
     """One unit more or less moves by C (1 + 1e-6) at most, one exchanged by 2 C: 100 random changes of each.
 
-    Units do reach C, and an exchange more than C: a bound a little lower would not hold.
+    Units do reach C, and an exchange more than C: a bound a little lower would not hold. One layer with
+    adapters on it will do: that gradients are right through two of them, the tests above say.
     """
-    moved = walk(bench(trainer, kind), TRIALS, random.Random(f"{trainer} {kind}"))
+    moved = walk(bench(trainer, kind, layers=1), TRIALS, random.Random(f"{trainer} {kind}"))
     assert max(moved["presence"]) <= 1 + 1e-6
     assert max(moved["exchange"]) <= 2 * (1 + 1e-6)
     assert max(moved["presence"]) > 0.999
@@ -192,8 +194,8 @@ def test_a_mean_over_the_batchs_tokens_would_be_seen(
     bench: Callable[..., Bench], base_folder: Callable[..., Path], rows_for: Callable[..., Any]
 ) -> None:
     """The control: where one record's length scales the others' losses, the same walk passes the bound."""
-    honest = bench("sft", "llama")
-    task = TokenMean(transformers.AutoTokenizer.from_pretrained(base_folder("llama")), 24)
+    honest = bench("sft", "llama", layers=1)
+    task = TokenMean(transformers.AutoTokenizer.from_pretrained(base_folder("llama", 1)), 24)
     shared = Bench(honest.model, task, rows_for("llama", ROWS, trainer="sft"), honest.names)
     moved = walk(shared, 60, random.Random(1), share=1.0)
     assert max(moved["presence"]) > 1.05
