@@ -10,6 +10,8 @@ of the clipping norm C.
   the same.
 - A canary with a gradient far above C moves the release by exactly C (less the rounding margin of
   1e-6): two runs under the same secret keys have the same noise, so their difference is the canary.
+- Where the reference point of `kto` rides along, the same canary moves it by its share of C, and the
+  whole still by C.
 - One unit added or removed moves the sum of clipped gradients by at most C, one swapped by at most
   2 C, whatever the other units are and however the batch is cut.
 
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from scipy import stats
 from secfed.audit.result import Check
 from secfed.audit.workbench import ROWS, Bench, Mechanism
 from secfed.privacy.events import Q_DENOMINATOR
+from secfed.training.point import SHARE
 from secfed.training.task import NOTHING
 
 __all__ = ["ERROR", "audit"]
@@ -83,7 +86,7 @@ def audit(
         SecfedError: The made-up rows cannot be trained on.
     """
     bench = Bench(mechanism, device, entropy)
-    return (*_noise(bench), _canary_shift(bench), *_sensitivity(bench, trials))
+    return (*_noise(bench), *_canary_shift(bench), *_sensitivity(bench, trials))
 
 
 # -- the checks --------------------------------------------------------------------------------
@@ -136,32 +139,38 @@ _SLACK = 1.01
 """The correlation of n pairs is normal up to terms of order 1/n; this covers them."""
 
 
-def _canary_shift(bench: Bench) -> Check:
+def _canary_shift(bench: Bench) -> Iterator[Check]:
     """Two runs with the same noise, one of them with a canary whose gradient is far above C."""
     key = bench.entropy(32)
     others = [(number,) for number in range(3)]
     canary = (ROWS - 1,)
-    factor = 10 * bench.clip / bench.gradient_norm(canary[0])
+    factor = 10 * bench.saturating(canary[0])
     common: dict[str, Any] = {"key": key, "sampling_num": Q_DENOMINATOR, "steps": 1, "factor": factor}
     without, _, lost = bench.release(bench.examples, others, **common)
     with_it, _, lost_too = bench.release(bench.examples, [*others, canary], **common)
     slack = lost + lost_too
-    return _check(
-        "canary shift", float(np.linalg.norm(with_it - without)), 1 - 2 * _MARGIN - slack, 1 + slack,
+    moved, riding = with_it - without, bench.riding
+    yield _check(
+        "canary shift", float(np.linalg.norm(moved)), 1 - 2 * _MARGIN - slack, 1 + slack,
         "how far one canary with ten times the norm moves the release, in units of C; "
         f"rounding explains {slack:.1e}",
     )  # fmt: skip
+    if riding is not None:
+        yield _check(
+            "point shift", abs(float(moved[riding])), SHARE * (1 - 2 * _MARGIN) - slack, SHARE + slack,
+            "how far the same canary moves the reference point that rides along, in units of C",
+        )  # fmt: skip
 
 
 def _sensitivity(bench: Bench, trials: int) -> tuple[Check, Check]:
     """The largest move of the clipped sum over random data sets, units, sizes of gradient and cuts."""
-    norm = bench.gradient_norm(0)
+    saturating = bench.saturating(0)
     added = swapped = 0.0
     with bench.summing(bench.clip) as clipped_sum:
         for trial in range(trials):
             *others, unit, instead = _random_units(bench)
             reach = _LOUDEST if trial == 0 else bench.random.uniform(*_AROUND)
-            factor = bench.clip / norm * 10**reach
+            factor = saturating * 10**reach
             without, with_it, with_another = (
                 clipped_sum(units, factor, int(bench.random.integers(1, 9)))
                 for units in (others, [*others, unit], [*others, instead])

@@ -21,15 +21,17 @@ from torch import Tensor, nn
 
 from secfed.aggregation.registry import by_name
 from secfed.aggregation.spec import AdapterSpec
+from secfed.aggregation.strategy import POINT
 from secfed.audit.canary import WORDS, invent
 from secfed.errors import LedgerError, SecfedError
 from secfed.rounds.plan import DpoSpec, DpSpec, KtoSpec
 from secfed.training import dpsgd
 from secfed.training.adapter import build, task_of
+from secfed.training.point import SHARE
 from secfed.training.random import PoissonSampler, Streams
 from secfed.training.task import Example, Task
 
-__all__ = ["ROWS", "Bench", "ClippedSum", "Mechanism"]
+__all__ = ["ROWS", "Bench", "ClippedSum", "Mechanism", "made_up_pairs"]
 
 _MICRO_BATCH = 16
 """Rows that go through the model at once, where a logical batch is not cut at random."""
@@ -57,7 +59,7 @@ class Mechanism:
         strategy: Which arrays of the adapter are trained, by the strategy's name.
         dp: Noise, clipping norm, sampling rate and unit.
         max_length: Longest row in tokens.
-        preference: The loss of `dpo` and `kto`.
+        preference: The loss of `dpo` and `kto`; if a point rides along with it, `adapter` says so too.
     """
 
     adapter: AdapterSpec
@@ -66,6 +68,12 @@ class Mechanism:
     dp: DpSpec
     max_length: int = 64
     preference: DpoSpec | KtoSpec | None = None
+
+
+def made_up_pairs(count: int = 4) -> Iterator[tuple[str, str]]:
+    """Prompts and completions in the place of a plan's public ones, for a point that rides along."""
+    for row in invent("kto", count, words=WORDS, length=_LENGTH):
+        yield str(row["prompt"]), str(row["completion"])
 
 
 class _Louder:
@@ -95,6 +103,8 @@ class Bench:
         self.random = np.random.default_rng(int.from_bytes(entropy(16), "big"))  # trials, no secret
         self.model = build(spec, mechanism.base_folder, device=device)
         self.model.module.double()  # see above: rounding shall not stand in for coupling
+        if self.model.point is not None:
+            self.model.point.scale(bound=1.0, clip=self.clip)
         self.task = task_of(spec, mechanism.base_folder, mechanism.max_length, mechanism.preference)
         rows = invent(spec.trainer, ROWS, labels=spec.labels, words=WORDS, length=_LENGTH, entropy=entropy)
         self.examples = [self.task.example(row) for row in rows]
@@ -183,16 +193,30 @@ class Bench:
 
             yield clipped_sum
 
-    def gradient_norm(self, record: int) -> float:
-        """Norm of one record's gradient."""
+    @property
+    def riding(self) -> int | None:
+        """Where among a release's coordinates the point stands that rides along, if one does."""
+        if self.model.point is None:
+            return None
+        before = self.names[: self.names.index(POINT)]
+        return sum(self.adapter[name].size for name in before)
+
+    def saturating(self, record: int) -> float:
+        """The factor of a record's loss at which all that is clipped by itself is as long as it may be."""
         with self.summing(_NO_CLIP) as clipped_sum:
-            found = float(np.linalg.norm(clipped_sum([(record,)], 1.0, 1)))
-        if not (math.isfinite(found) and found > 0):
+            gradient = clipped_sum([(record,)], 1.0, 1)
+        riding = self.riding
+        if riding is None:
+            needed = [(self.clip, float(np.linalg.norm(gradient)))]
+        else:
+            others = float(np.linalg.norm(np.delete(gradient, riding)))
+            needed = [(self.clip, others), (SHARE * self.clip, abs(float(gradient[riding])))]
+        if not all(math.isfinite(norm) and norm > 0 for _, norm in needed):
             raise SecfedError(
                 "a made-up row has no gradient, so that clipping cannot be measured",
                 hint="Audit with the small model, or with another base model.",
             )
-        return found
+        return max(clip / norm for clip, norm in needed)
 
     def _optimizer(
         self, parameters: Mapping[str, nn.Parameter], streams: Streams, clip: float | None = None
@@ -204,6 +228,7 @@ class Bench:
             clip=self.clip if clip is None else clip,
             batch=self.dp.batch,
             noise=streams.noise,
+            point=None if self.model.point is None else self.model.point.value,
         )
 
 

@@ -50,6 +50,10 @@ def mechanism(
     """Run the real DP-SGD code on made-up rows: is the noise what is charged for, and the clipping sure?
 
     No private row is read, nothing is sent, and nothing is charged.
+
+    kto without --job, or with `kl = "ride-along"` in its job, has one coordinate beside the adapter: the
+    reference point that rides along, with a share of the clipping norm. How far one row moves it is
+    measured too.
     """
     import json
     import tempfile
@@ -109,10 +113,11 @@ def mechanism(
 
 def _trainers(file: JobFile | None, wanted: str | None) -> list[Trainer]:
     """The trainers to audit: the job's own, the one asked for, or all."""
+    from secfed.config.trainers import TRAINERS, trainer_of
     from secfed.errors import ConfigError
 
     if file is None:
-        return [canaries.trainer_of(name) for name in (canaries.TRAINERS if wanted is None else (wanted,))]
+        return list(TRAINERS) if wanted is None else [trainer_of(wanted)]
     if file.training is None or file.privacy is None:
         raise ConfigError(
             f"job {file.name} trains nothing with differential privacy, so it has no mechanism to measure",
@@ -130,10 +135,12 @@ def _mechanism(trainer: Trainer, file: JobFile | None, site: ClientConfig | None
     from secfed.audit.small_model import SMALL_POSITIONS, target_modules, write_small_model
     from secfed.audit.workbench import Mechanism
     from secfed.cli.jobfile import privacy_spec
-    from secfed.rounds.plan import DpSpec
+    from secfed.rounds.plan import DpSpec, KtoSpec
     from secfed.training.models import model_folder
 
     section = None if file is None else file.training
+    preference = _loss(trainer, section)
+    rides = isinstance(preference, KtoSpec) and preference.kl == "ride-along"
     labels: tuple[str, ...] = ("no", "yes") if trainer == "classify" else ()
     base, modules, rank, alpha, length = "small/random", target_modules(trainer), 8, 8, SMALL_POSITIONS
     if section is not None:
@@ -156,24 +163,34 @@ def _mechanism(trainer: Trainer, file: JobFile | None, site: ClientConfig | None
     else:
         dp = privacy_spec(file, file.privacy, section)
     return Mechanism(
-        adapter=AdapterSpec(base, "main", trainer, modules, rank, alpha, labels),
+        adapter=AdapterSpec(base, "main", trainer, modules, rank, alpha, labels, point=rides),
         base_folder=folder,
         strategy="fedavg" if section is None else section.strategy,
         dp=dp,
         max_length=length,
-        preference=_loss(section),
+        preference=preference,
     )
 
 
-def _loss(section: TrainingSection | None) -> DpoSpec | KtoSpec | None:
-    """The job's loss on preferences; constants that do no more than scale gradients keep their defaults."""
-    from secfed.rounds.plan import DpoSpec, KtoSpec
+def _loss(trainer: Trainer, section: TrainingSection | None) -> DpoSpec | KtoSpec | None:
+    """The job's loss on preferences; constants that do no more than scale gradients keep their defaults.
+
+    Without a job `kto` has the point that rides along: a coordinate with a clipping norm of its own, which is
+    the most there is to measure.
+    """
+    from secfed.rounds.plan import DpoSpec, KtoSpec, PublicPair
 
     if section is not None and section.dpo is not None:
         return DpoSpec(loss_type=section.dpo.loss_type)
-    if section is not None and section.kto is not None:
-        return KtoSpec(loss_type=section.kto.loss_type)
-    return None
+    if trainer != "kto":
+        return None
+    loss = "kto" if section is None or section.kto is None else section.kto.loss_type
+    if section is not None and (section.kto is None or section.kto.kl != "ride-along"):
+        return KtoSpec(loss_type=loss)
+    from secfed.audit.workbench import made_up_pairs
+
+    pairs = (PublicPair(prompt=prompt, completion=answer) for prompt, answer in made_up_pairs())
+    return KtoSpec(loss_type=loss, kl="ride-along", kl_pairs=tuple(pairs))
 
 
 # -- what is said ------------------------------------------------------------------------------

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from secfed.aggregation.spec import Trainer
     from secfed.audit.result import CanaryResult, Claim, Scores
 
-__all__ = ["TRAINERS", "AsJson", "Keep", "app", "trainer_of"]
+__all__ = ["AsJson", "Keep", "app"]
 
 app = typer.Typer(no_args_is_help=True)
-
-TRAINERS = ("classify", "sft", "dpo", "kto")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Keep = Annotated[
@@ -50,6 +47,7 @@ def make(
     """Make canaries and toss a secret coin for each: which of them go into the site's data."""
     from secfed.audit import canary
     from secfed.config import ClientConfig, load
+    from secfed.config.trainers import trainer_of
     from secfed.errors import ConfigError
     from secfed.store import files
 
@@ -218,17 +216,6 @@ def bound(
         raise AuditFailedError(
             f"epsilon is at least {made.epsilon_lower} at delta {at:g}; the claim says less"
         )
-
-
-def trainer_of(text: str) -> Trainer:
-    """The trainer of that name; ConfigError for another."""
-    from secfed.errors import ConfigError
-
-    match text:
-        case "classify" | "sft" | "dpo" | "kto":
-            return text
-        case _:
-            raise ConfigError(f"--trainer is one of {', '.join(TRAINERS)}, not {text!r}")
 
 
 def _words(path: Path) -> list[str]:

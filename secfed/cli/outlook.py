@@ -7,6 +7,7 @@ No model is read, nothing is charged, nobody is asked.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,8 @@ class Prospect:
         one_round: Figure of one round. whole: Of all, spare ones included.
         by_round: Epsilon after each round, by PLD or a bound from above; empty for long jobs.
         least: Figure of the whole at `NOISE_MAX`: as low as this sampling and these steps go.
+        one_record: Figure of the whole for one record of a person: the person's under replace-one, since
+            the mean of the person's records is then another. None where the unit is a record.
     """
 
     dp: DpSpec
@@ -66,11 +69,22 @@ class Prospect:
     whole: Figure
     by_round: tuple[float, ...]
     least: Figure
+    one_record: Figure | None
 
     def noise_in_mean(self, sites: int, noise_multiplier: float | None = None) -> float:
         """Standard deviation of the noise in a coordinate of one step's mean gradient over so many sites."""
         sigma = float(self.dp.noise_multiplier) if noise_multiplier is None else noise_multiplier
         return sigma * float(self.dp.clip) / (self.dp.batch * math.sqrt(sites))
+
+    def one_record_lines(self) -> Iterator[tuple[str, str]]:
+        """What one record of a person costs; nothing where the unit is a record."""
+        figure = self.one_record
+        if figure is not None:
+            yield (
+                "one record",
+                f"of a person, exchanged or taken out: epsilon {figure.epsilon:.3f} at delta "
+                f"{figure.delta:g}, as the person's under {figure.relation}, which is dearer than add-remove",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +128,7 @@ class Outlook:
                 "records_per_unit": dp.records_per_unit,
                 "chance": chance(prospect.whole),
                 "one_round": prospect.one_round.to_json(),
+                "one_record": None if prospect.one_record is None else prospect.one_record.to_json(),
                 "epsilon_by_round": prospect.by_round,
                 "noise_in_mean": prospect.noise_in_mean(job.min_cohort),
                 "least": {
@@ -151,6 +166,7 @@ class Outlook:
                 f"as planned; the gate counts {whole.epsilon_filter:.3f}",
             ),
             ("in words", guess_words(whole, dp.unit)),
+            *prospect.one_record_lines(),
             (
                 "in the mean",
                 f"noise of {prospect.noise_in_mean(job.min_cohort):.3g} in each coordinate of one step, over "
@@ -230,6 +246,9 @@ def _prospect(job: JobFile, cache: FigureCache | None) -> Prospect | None:
         if few
         else (),
         least=accountant.epsilon([steps_event(most_noise, event.steps)] * rounds, delta, cache=cache),
+        one_record=accountant.epsilon([event] * rounds, delta, "replace-one", cache=cache)
+        if dp.unit == "person"
+        else None,
     )
 
 

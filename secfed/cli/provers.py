@@ -26,11 +26,16 @@ Wanted: TypeAlias = "tuple[Path, bytes, Head | None]"
 """A ledger, the public key in force at its end, and a head known elsewhere."""
 
 
-def verified(ledgers: Sequence[Wanted], meanwhile: Callable[[], object] = lambda: None) -> list[Verdict]:
+def verified(
+    ledgers: Sequence[Wanted],
+    meanwhile: Callable[[], object] = lambda: None,
+    each: Callable[[Verdict], object] = lambda _verdict: None,
+) -> list[Verdict]:
     """Verify ledgers, in this order: many long ones side by side, a single one piece by piece.
 
     Args:
         meanwhile: What this process does while helpers verify; not called where there are none.
+        each: Then, what it does with each verdict while they verify the next.
 
     Raises:
         StorageError: One cannot be read.
@@ -43,7 +48,11 @@ def verified(ledgers: Sequence[Wanted], meanwhile: Callable[[], object] = lambda
             return [ledger.verify(path, public, expect=head, helpers=pool) for path, public, head in ledgers]
         asked = [pool.submit(ledger.verify, path, public, expect=head) for path, public, head in ledgers]
         meanwhile()
-        return [_verdict(*pair) for pair in zip(asked, ledgers, strict=True)]
+        found = []
+        for pair in zip(asked, ledgers, strict=True):
+            found.append(_verdict(*pair))
+            each(found[-1])
+        return found
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +11,13 @@ import typer
 from secfed.cli.passphrase import Descriptor, PassphraseFile
 
 if TYPE_CHECKING:
+    from secfed.cli.provers import Wanted
     from secfed.config import ClientConfig
     from secfed.privacy.ledger import Verdict
     from secfed.privacy.report.account import Report
     from secfed.privacy.report.audits import Audit
 
-__all__ = ["FORMATS", "LEDGER_GLOB", "report", "verdicts", "verdicts_of"]
+__all__ = ["FORMATS", "LEDGER_GLOB", "report", "verdicts"]
 
 LEDGER_GLOB = "*.ledger"
 
@@ -84,11 +85,15 @@ def _of_ledgers(paths: list[Path], output_format: str, output: Path | None) -> N
     import shlex
     from datetime import UTC, datetime
 
+    from secfed.cli.provers import verified
     from secfed.errors import LedgerError
     from secfed.privacy import accountant
     from secfed.privacy.report import account
+    from secfed.privacy.report.figures import Figures, points_for
 
-    found = verdicts_of(paths, meanwhile=accountant.load)
+    wanted = _wanted(paths)
+    figures = Figures(points=points_for(len(wanted)))
+    found = verified(wanted, meanwhile=accountant.load, each=lambda verdict: account.ahead(verdict, figures))
     if not found:
         raise LedgerError(
             "there is no ledger yet",
@@ -102,6 +107,7 @@ def _of_ledgers(paths: list[Path], output_format: str, output: Path | None) -> N
         ),
         code=_code(),
         audits=_audits(found),
+        figures=figures,
     )
     _put(_written(made, output_format), output)
     broken = [verdict for verdict in found if verdict.fault is not None]
@@ -176,31 +182,29 @@ def _code() -> str:
 
 
 def verdicts(config_path: Path) -> list[Verdict]:
-    """Verify every ledger of one site; see `verdicts_of`."""
-    return verdicts_of([config_path])
-
-
-def verdicts_of(configs: Sequence[Path], meanwhile: Callable[[], object] = lambda: None) -> list[Verdict]:
-    """Verify every ledger of these sites, each under its site's identity key and against what that remembers.
-
-    Args:
-        meanwhile: See `provers.verified`.
+    """Verify every ledger of one site, under its identity key and against what the site remembers.
 
     Raises:
         StorageError: One that is remembered is gone, or cannot be read.
     """
-    from secfed.cli.heads import Heads
     from secfed.cli.provers import verified
+
+    return verified(_wanted([config_path]))
+
+
+def _wanted(configs: Sequence[Path]) -> list[Wanted]:
+    """The ledgers of these sites, each with its site's identity key and what the site remembers of it."""
+    from secfed.cli.heads import Heads
     from secfed.config import ClientConfig, load
 
-    wanted = []
+    wanted: list[Wanted] = []
     for path in configs:
         config = load(path, ClientConfig)
         public, heads = _identity_key(config), Heads(config.state_dir)
         names = {path.name for path in config.ledger_dir.glob(LEDGER_GLOB)} | heads.names()
         # what is known is read before the ledgers: these may go on
         wanted += [(config.ledger_dir / name, public, heads.known(name)) for name in sorted(names)]
-    return verified(wanted, meanwhile)
+    return wanted
 
 
 def _identity_key(config: ClientConfig) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from types import NoneType
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, Final, TypeAlias, cast, get_args
 
 from secfed.errors import LedgerError
 from secfed.ids import SITE_PATTERN, ClientId, Digest, JobId
@@ -269,7 +269,7 @@ def read_body(body: Body) -> LedgerEntry:
     """
     entry: LedgerEntry
     fields = _Fields(body)
-    match body.get("type"):
+    match fields.text("type"):
         case "open":
             orders = fields.take("filter_orders", list)
             entry = Opening(
@@ -318,7 +318,7 @@ def read_body(body: Body) -> LedgerEntry:
             )
         case unknown:
             raise LedgerError(f"unknown ledger entry {unknown!r}")
-    fields.finish({"type"})
+    fields.finish()
     return entry
 
 
@@ -327,22 +327,22 @@ def _read_budget(terms: Body | None) -> Budget | None:
         return None
     fields = _Fields(terms)
     budget = Budget(fields.text("epsilon"), fields.text("delta"), fields.whole("public_n"))
-    fields.finish(set())
+    fields.finish()
     return budget
 
 
 class _Fields:
-    """Takes a body's fields by name and type, and knows which were left over."""
+    """Takes a body's fields by name and type, and knows which are left over."""
+
+    __slots__ = ("_left",)
 
     def __init__(self, body: Body) -> None:
-        self._body = body
-        self._taken: set[str] = set()
+        self._left = dict(body)
 
     def take(self, name: str, *types: type) -> Any:
-        """The field's value, if it has exactly one of the types."""
-        self._taken.add(name)
-        value = self._body.get(name)
-        if name not in self._body or isinstance(value, bool) or not isinstance(value, types):
+        """The field's value, if it has one of the types; a truth value is no whole number."""
+        value = self._left.pop(name, _MISSING)
+        if type(value) is bool or not isinstance(value, types):
             raise LedgerError(f"field {name!r} is missing or of a wrong type")
         return value
 
@@ -360,11 +360,14 @@ class _Fields:
         _matches(name, text, _HEX)
         return Digest(bytes.fromhex(text))
 
-    def finish(self, known: set[str]) -> None:
+    def finish(self) -> None:
         """Refuse fields that nobody took."""
-        unknown = set(self._body) - self._taken - known
-        if unknown:
-            raise LedgerError(f"unknown fields: {', '.join(sorted(unknown))}")
+        if self._left:
+            raise LedgerError(f"unknown fields: {', '.join(sorted(self._left))}")
+
+
+_MISSING: Final = object()
+"""What no JSON holds, null included."""
 
 
 def _matches(name: str, value: str, pattern: re.Pattern[str]) -> None:

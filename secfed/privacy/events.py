@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from functools import lru_cache
+from types import NoneType
 from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 from secfed.errors import LedgerError
@@ -219,6 +220,10 @@ def to_json(event: Event) -> dict[str, object]:
     return text
 
 
+_PLAIN = frozenset((str, int, float, bool, NoneType))
+"""Types of an event's fields, wrong ones included, that can be told apart and kept."""
+
+
 def from_json(text: object) -> Event:
     """Read an event strictly; equal texts give the same object, for a ledger repeats few events often.
 
@@ -228,15 +233,16 @@ def from_json(text: object) -> Event:
     """
     if not isinstance(text, Mapping):
         raise LedgerError("an event must be a JSON object")
-    if not all(value is None or isinstance(value, str | int | float) for value in text.values()):
+    types = tuple(map(type, text.values()))
+    if not _PLAIN.issuperset(types):
         raise LedgerError("every field of an event is a text, a number or a truth value")
-    return _read(tuple((name, type(value), value) for name, value in text.items()))
+    return _read(tuple(text.items()), types)
 
 
 @lru_cache(maxsize=1024)
-def _read(members: tuple[tuple[str, type, object], ...]) -> Event:
+def _read(members: tuple[tuple[str, object], ...], _types: tuple[type, ...]) -> Event:
     """An event of these members; types are told apart, since True equals 1."""
-    text = {name: value for name, _, value in members}
+    text = dict(members)
     kind = text.get("kind")
     event = _KINDS.get(kind) if isinstance(kind, str) else None
     if event is None:

@@ -17,17 +17,21 @@ from secfed.audit.canary import WORDS
 from secfed.audit.mechanism import ERROR, audit
 from secfed.audit.result import Check
 from secfed.audit.small_model import SMALL_POSITIONS, target_modules, write_small_model
-from secfed.audit.workbench import Mechanism
+from secfed.audit.workbench import Bench, Mechanism, made_up_pairs
 from secfed.errors import ConfigError
-from secfed.rounds.plan import DpSpec
+from secfed.rounds.plan import DpSpec, KtoSpec, PublicPair
 from secfed.training import dpsgd
 from secfed.training.classify import Classification
+from secfed.training.point import SHARE
 from secfed.training.random import PoissonSampler
 
 NAMES = (
     "noise variance", "noise normality", "noise independence", "steps charged",
     "canary shift", "add or remove one", "swap one",
 )  # fmt: skip
+
+
+PAIRS = tuple(PublicPair(prompt=prompt, completion=answer) for prompt, answer in made_up_pairs())
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Mechanism]:
     """A mechanism on the small model of a trainer; keywords overwrite the privacy section."""
     folders: dict[str, Path] = {}
 
-    def make(trainer: str, strategy: str = "fedavg", **changes: Any) -> Mechanism:
+    def make(trainer: str, strategy: str = "fedavg", *, rides: bool = False, **changes: Any) -> Mechanism:
         if trainer not in folders:
             folders[trainer] = tmp_path_factory.mktemp(trainer)
             write_small_model(folders[trainer], trainer, WORDS)
@@ -55,11 +59,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Mechanism]:
             "delta": "0.00001",
         }
         return Mechanism(
-            adapter=AdapterSpec("small/random", "main", trainer, target_modules(trainer), 4, 8, labels),
+            adapter=AdapterSpec(
+                "small/random", "main", trainer, target_modules(trainer), 4, 8, labels, point=rides
+            ),
             base_folder=folders[trainer],
             strategy=strategy,
             dp=DpSpec(**(fields | changes)),
             max_length=SMALL_POSITIONS,
+            preference=KtoSpec(kl="ride-along", kl_pairs=PAIRS) if rides else None,
         )
 
     return make
@@ -92,6 +99,15 @@ def test_persons_and_frozen_halves_pass(made: Callable[..., Mechanism]) -> None:
     moved = next(check for check in checks if check.name == "add or remove one")
     assert moved.figure == pytest.approx(1 - 1e-6, abs=1e-7)
     assert "person" in moved.about
+
+
+def test_a_point_that_rides_along_passes(made: Callable[..., Mechanism]) -> None:
+    """It is noised as all else, has its share of C, and with it a canary moves C. Errs once in 10^6."""
+    checks = {check.name: check for check in audit(made("kto", rides=True), trials=10)}
+    assert set(checks) == {*NAMES, "point shift"}
+    assert failed(tuple(checks.values())) == set()
+    assert checks["point shift"].figure == pytest.approx(SHARE, rel=1e-3)
+    assert checks["canary shift"].figure == pytest.approx(1.0, rel=1e-3)
 
 
 # -- faults ------------------------------------------------------------------------------------
@@ -212,6 +228,38 @@ def test_each_fault_is_found(
     assert found & named
     if fault in (_loose, _unclipped, _forgetful, _averaged):
         assert found >= named
+
+
+def _larger_share(patch: pytest.MonkeyPatch) -> None:
+    """A point that takes most of C: no more than C in all, but not what the plan's noise was made for."""
+    patch.setattr(dpsgd, "SHARE", 0.9)
+
+
+def _besides(patch: pytest.MonkeyPatch) -> None:
+    """C for the adapter, and a share for the point besides: together more than C."""
+    right = dpsgd.SecretNoiseOptimizer._scales
+
+    def scales(self: Any, norms: Any) -> list[Any]:
+        whole = (1 - SHARE**2) ** 0.5
+        return [s if i == self._riding else s / whole for i, s in enumerate(right(self, norms))]
+
+    patch.setattr(dpsgd.SecretNoiseOptimizer, "_scales", scales)
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [(_larger_share, {"point shift"}), (_besides, {"canary shift"})],
+    ids=["a larger share", "a share besides"],
+)
+def test_each_fault_of_a_point_is_found(
+    fault: Callable[[pytest.MonkeyPatch], None],
+    named: set[str],
+    made: Callable[..., Mechanism],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fault(monkeypatch)
+    bench = Bench(made("kto", rides=True), "cpu", random.Random(SEED).randbytes)
+    assert failed(tuple(mechanism._canary_shift(bench))) == named
 
 
 def test_a_base_model_that_is_not_there_is_refused(made: Callable[..., Mechanism], tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def process() -> Callable[..., Outcome]:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
             pass_fds=pass_fds,
             env=dict(os.environ, OMP_NUM_THREADS="1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 
@@ -41,12 +42,12 @@ from secfed.store.decisions import DecisionStore
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     """A founded federation with three enrolled sites, its passphrases stretched as little as scrypt can."""
-    cheap = pytest.MonkeyPatch.context()
-    with cheap as patch, Playground(tmp_path_factory.mktemp("template") / "play", threads=1) as playground:
-        patch.setattr(pkcs8, "_SCRYPT_N", 2)
-        playground.found()
-        playground.enroll(["hosp-a", "hosp-b", "hosp-c"])
-        return playground
+    with Playground(tmp_path_factory.mktemp("template") / "play", threads=1) as playground:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pkcs8, "_SCRYPT_N", 2)
+            playground.found()
+            playground.enroll(["hosp-a", "hosp-b", "hosp-c"])
+        yield playground  # whose ports stay its own
 
 
 @pytest.fixture
@@ -319,7 +320,7 @@ def test_push_by_processes_with_a_kill_and_every_bad_input(play):
     text = strict.read_text()
     strict.write_text(text.replace("allow_non_private = true", "allow_non_private = false"))
     daemon = play.start_client("hosp-a", "--update", str(vector(play, "hosp-a", w=good)))
-    assert daemon.wait(60) == 51  # it would stay for another job, and there is none
+    assert daemon.wait(120) == 51  # it would stay for another job, and there is none
     assert "allow_non_private" in daemon.output
     assert "\ndeclined: " in daemon.output
     assert "\nerror: " in daemon.output
@@ -351,11 +352,11 @@ def test_run_of_one_job_ends_when_the_job_does(play):
         play.start_client(site, "--job", "vector-sum", "--update", str(vector(play, site, w=np.zeros(5))))
         for site in sites
     ]
-    waiting = "\nwaiting: job vector-sum, which is not started yet, for 600 s at most\n"
-    play.until(lambda: waiting in running[0].output, "a client that waits for the job", 60)
+    waiting = re.compile(r"^waiting: job vector-sum, which is not started yet, for \d{3} s at most$", re.M)
+    play.until(lambda: waiting.search(running[0].output), "a client that waits for the job", 120)
     start_job(play)
     for process in running:
-        assert process.wait(60) == 0, process.output
+        assert process.wait(180) == 0, process.output
         lines = [line for line in process.output.splitlines() if not line.startswith("{")]
         assert any(line.startswith("round 1/1  included  not private") for line in lines)
         assert lines[-1] == "job vector-sum is done"
@@ -379,7 +380,7 @@ def test_a_declared_event_is_charged_to_the_data_sets_ledger(play):
     pushes = [play.push("hosp-a", update, *declared)]
     pushes += [play.push(site, vector(play, site, w=np.zeros(5))) for site in ("hosp-b", "hosp-c")]
     for process in pushes:
-        assert process.wait(60) == 0, process.output
+        assert process.wait(180) == 0, process.output
 
     bodies = [
         json.loads(line)["body"]

@@ -272,7 +272,7 @@ def refused_without(libraries: Sequence[str], folder: Path, words: Sequence[obje
     )
     done = subprocess.run(
         [sys.executable, "-c", program, " ".join(libraries), *map(str, words)],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=True,
+        cwd=folder, capture_output=True, text=True, timeout=250, check=True,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "2 []"
     assert expected in done.stderr

@@ -126,7 +126,7 @@ def at_terminal(*words: object, answers: list[tuple[str, str]]) -> tuple[int, st
     child, screen = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-m", "secfed", *map(str, words)])
-    shown, seen, deadline = "", 0, time.monotonic() + 30
+    shown, seen, deadline = "", 0, time.monotonic() + 180
     while time.monotonic() < deadline:
         if answers and answers[0][0] in shown[seen:]:
             seen = len(shown)

@@ -49,8 +49,8 @@ def ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Wanted]:
 
 def test_side_by_side_the_verdicts_are_the_same(ledgers: list[Wanted]) -> None:
     alone = [verify(path, public, expect=head) for path, public, head in ledgers]
-    busy = mock.Mock()
-    assert verified(ledgers, meanwhile=busy) == alone
+    busy, told = mock.Mock(), []
+    assert verified(ledgers, meanwhile=busy, each=told.append) == told == alone
     busy.assert_called_once_with()
     faults = [verdict.fault for verdict in alone]
     assert faults[:2] == [None, None]

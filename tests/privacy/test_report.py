@@ -6,9 +6,11 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -16,9 +18,11 @@ from secfed.crypto.signing import SigningKey
 from secfed.errors import LedgerError
 from secfed.ids import Digest, JobId, RoundId
 from secfed.privacy.accountant import epsilon
+from secfed.privacy.entries import Budget
 from secfed.privacy.events import NonPrivate, PoissonGaussian
 from secfed.privacy.ledger import Ledger, Verdict, verify
-from secfed.privacy.report.account import Report, build, guess_bound
+from secfed.privacy.report.account import Report, ahead, build, guess_bound
+from secfed.privacy.report.figures import Figures, points_for
 from secfed.privacy.report.form_json import to_json
 from secfed.privacy.report.form_text import WIDTH, to_text
 
@@ -175,6 +179,55 @@ def test_several_plans_are_a_claim_only_by_the_gate(
     report = report_of(of(ledger, tmp_path, key))
     assert [job.job for job in report.sites[0].jobs] == ["reviews", "second"]
     assert f"In any case epsilon {report.sites[0].filter_spent:.3f} holds" in words(report)
+
+
+def test_what_was_worked_out_ahead_is_not_worked_out_again(
+    make: Make,
+    event: Event,
+    charge: Reserve,
+    tmp_path: Path,
+    key: SigningKey,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledger = make()
+    for number in (1, 2):
+        charge(ledger, event(), number)
+    verdict = of(ledger, tmp_path, key)
+    whole, figures = report_of(verdict), Figures(points=points_for(1))
+    ahead(verdict, figures)
+    monkeypatch.setattr("secfed.privacy.accountant.epsilon", mock.Mock(side_effect=AssertionError))
+    assert build([verdict], now=NOW, recompute=COMMAND, figures=figures) == whole
+
+
+def test_one_record_of_a_person_is_priced_as_an_exchange(
+    make: Make, event: Event, charge: Reserve, tmp_path: Path, key: SigningKey
+) -> None:
+    """Not where rows are the units, and not where each record was drawn and clipped by itself."""
+    persons = {"unit": "person", "records_per_unit": 4}
+    whole = replace(event(20), **persons)
+    single = replace(whole, steps=1, noise_multiplier="30", sampling="record")
+    sites = {"hosp-a": event(), "hosp-b": whole, "hosp-c": single}
+    verdicts = []
+    for name, spent in sites.items():
+        ledger = make(name, Budget("100", "0.00001", 100), **({} if name == "hosp-a" else persons))
+        charge(ledger, spent, 1)
+        verdicts.append(of(ledger, tmp_path, key))
+    report = report_of(*verdicts)
+    rows, exchanged, drawn = (site.one_record for site in report.sites)
+    assert rows is None
+    assert drawn is None
+    assert exchanged == epsilon([whole], 1e-5, "replace-one")
+    assert exchanged.epsilon > report.sites[1].epsilon
+    text = words(report)
+    assert text.count("relation replace-one") == 1
+    assert (
+        f"for which epsilon is {exchanged.epsilon:.3f}, on the condition that is said of the figure above"
+        in text
+    )
+    data = to_json(report)["sites"]
+    assert [site["one_record"] and site["one_record"]["epsilon"] for site in data] == [
+        None, exchanged.epsilon, None,
+    ]  # fmt: skip
 
 
 def test_the_chance_in_plain_words_holds_in_any_case(two_sites: Report) -> None:

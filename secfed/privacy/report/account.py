@@ -19,7 +19,7 @@ from pathlib import Path
 from secfed import __version__
 from secfed.errors import LedgerError
 from secfed.ids import JobId
-from secfed.privacy.accountant import round_down, round_up
+from secfed.privacy.accountant import Figure, round_down, round_up
 from secfed.privacy.book import Charge, LedgerState
 from secfed.privacy.events import Event, Gaussian, NonPrivate, PoissonGaussian, declared
 from secfed.privacy.ledger import Verdict
@@ -27,7 +27,7 @@ from secfed.privacy.report.audits import Audit
 from secfed.privacy.report.figures import Ask, Figures, asks, compose, points_for
 from secfed.privacy.report.lines import Chain, JobLine, Report, RoundLine, SiteReport
 
-__all__ = ["CURVE_DELTAS", "Report", "build", "guess_bound"]
+__all__ = ["CURVE_DELTAS", "Report", "ahead", "build", "guess_bound"]
 
 CURVE_DELTAS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
 """Deltas at which the same events are also accounted."""
@@ -40,6 +40,7 @@ def build(
     recompute: str,
     code: str | None = None,
     audits: Mapping[Path, Sequence[Audit]] | None = None,
+    figures: Figures | None = None,
 ) -> Report:
     """Work out the account of verified ledgers; a damaged one is reported as far as it is sound.
 
@@ -49,6 +50,7 @@ def build(
         recompute: The command line that makes it again.
         code: Digest of the program's files, in hexadecimal.
         audits: What was measured from outside, by the path of the ledger that it belongs to.
+        figures: Those that `ahead` worked out.
 
     Raises:
         LedgerError: Not even the opening of a ledger can be read, one was given twice, or the accountant
@@ -57,8 +59,8 @@ def build(
     states = [_state(verdict) for verdict in verdicts]
     if not states or len({state.opening.ledger for state in states}) != len(states):
         raise LedgerError("a report takes at least one ledger, and each of them once")
-    points = points_for(len(states))
-    figures = Figures((ask for state in states for ask in _asks(state, points)), points)
+    figures = Figures(points=points_for(len(states))) if figures is None else figures
+    figures.ask(ask for state in states for ask in _asks(state, figures.points))
     sites = tuple(
         _site(verdict, state, figures, tuple((audits or {}).get(verdict.path, ())))
         for verdict, state in zip(verdicts, states, strict=True)
@@ -73,6 +75,19 @@ def build(
         sites=sites,
         recompute=recompute,
     )
+
+
+def ahead(verdict: Verdict, figures: Figures) -> None:
+    """Work out one ledger's figures, which most others of its job share, while these are still verified.
+
+    Args:
+        figures: For `build`; made for the number of ledgers in all.
+
+    Raises:
+        LedgerError: The accountant refuses.
+    """
+    if verdict.state is not None:
+        figures.ask(_asks(verdict.state, figures.points))
 
 
 def guess_bound(epsilon: float, delta: float) -> float:
@@ -140,6 +155,7 @@ def _site(verdict: Verdict, state: LedgerState, figures: Figures, audits: tuple[
         remaining=_remaining(cap, gate, chain),
         one_plan=_one_plan(state),
         chance=_chance(round_up(gate), delta) if chain.sound else None,
+        one_record=_one_record(state, figures, delta) if chain.sound else None,
         curve=tuple((point, figures.of(together, point).epsilon) for point in CURVE_DELTAS),
         jobs=_jobs(state, lambda listed: figures.of(compose(listed), delta).epsilon),
         rounds=tuple(lines),
@@ -163,6 +179,7 @@ def _scratch(state: LedgerState, chain: Chain, audits: tuple[Audit, ...]) -> Sit
         remaining=None,
         one_plan=_one_plan(state),
         chance=None,
+        one_record=None,
         curve=(),
         jobs=_jobs(state, lambda listed: math.inf if listed else 0.0),
         rounds=tuple(lines),
@@ -219,6 +236,17 @@ def _chance(filter_spent: float, delta: float) -> float | None:
     if math.isinf(filter_spent):
         return None
     return math.ceil(1000 * guess_bound(filter_spent, delta)) / 1000
+
+
+def _one_record(state: LedgerState, figures: Figures, delta: float) -> Figure | None:
+    """See `SiteReport.one_record`."""
+    whole = all(
+        isinstance(event, Gaussian) or (isinstance(event, PoissonGaussian) and event.sampling == "unit")
+        for event in state.spent
+    )
+    if state.opening.unit == "record" or not (state.spent and whole):
+        return None
+    return figures.of(compose(state.spent), delta, "replace-one")
 
 
 def _mechanism(event: Event) -> tuple[float | None, str | None, int | None]:

@@ -18,7 +18,7 @@ from secfed.privacy import accountant
 from secfed.privacy.accountant import CURVE_POINTS, Figure, round_up
 from secfed.privacy.budget import open_meter
 from secfed.privacy.entries import Opening
-from secfed.privacy.events import Event
+from secfed.privacy.events import Event, Relation
 from secfed.privacy.rdp import Meter
 
 __all__ = ["Ask", "Composition", "Figures", "asks", "compose", "points_for"]
@@ -60,9 +60,18 @@ class Figures:
 
     def __init__(self, wanted: Iterable[Ask] = (), points: int = CURVE_POINTS) -> None:
         self._points = points
-        self._known: dict[Ask, Figure] = {}
+        self._known: dict[tuple[Composition, float, Relation | None], Figure] = {}
         self._rows: dict[tuple[_Runs, float], Row] = {}
         self._gates: dict[tuple[_Runs, float, tuple[int, ...]], tuple[float, ...]] = {}
+        self.ask(wanted)
+
+    @property
+    def points(self) -> int:
+        """Most PLD figures within one row."""
+        return self._points
+
+    def ask(self, wanted: Iterable[Ask]) -> None:
+        """Work out what will be asked for; errors as `of`."""
         by_composition: dict[Composition, set[float]] = {}
         for composition, delta in wanted:
             by_composition.setdefault(composition, set()).add(delta)
@@ -70,12 +79,13 @@ class Figures:
             for delta in sorted(deltas):
                 self.of(composition, delta)
 
-    def of(self, composition: Composition, delta: float) -> Figure:
-        """The figure of events that were fixed in advance."""
-        known = self._known.get((composition, delta))
+    def of(self, composition: Composition, delta: float, relation: Relation | None = None) -> Figure:
+        """The figure of events that were fixed in advance, under their own relation or another."""
+        asked = (composition, delta, relation)
+        known = self._known.get(asked)
         if known is None:
             events = chain.from_iterable(repeat(event, count) for event, count in composition)
-            known = self._known[composition, delta] = accountant.epsilon(events, delta)
+            known = self._known[asked] = accountant.epsilon(events, delta, relation)
         return known
 
     def running(self, spent: tuple[Event, ...], delta: float) -> Row:

@@ -61,6 +61,7 @@ def _site(site: SiteReport) -> dict[str, object]:
         "declared": site.declared,
         "one_plan": site.one_plan,
         "chance": site.chance,
+        "one_record": None if site.one_record is None else site.one_record.to_json(),
         "curve": [{"delta": delta, "epsilon": finite(epsilon)} for delta, epsilon in site.curve],
         "jobs": [_job(job) for job in site.jobs],
         "rounds": [_round(line) for line in site.rounds],

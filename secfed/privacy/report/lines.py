@@ -109,6 +109,9 @@ class SiteReport:
             seen, only `filter_spent` is a claim.
         chance: `guess_bound` of `filter_spent`, which holds in any case, rounded up to a tenth of a percent;
             None without a finite figure that holds.
+        one_record: What was spent for one record of a person, which another takes the place of or which is
+            taken out: the person's mean then is another, so this is the persons' figure under replace-one.
+            None where the unit is a record, where records were drawn one by one, and without a figure.
         curve: (delta, epsilon) of the same events at other deltas, as `epsilon` is: spent, by fixed plans.
         audits: What was measured from outside, beside the claim.
     """
@@ -121,6 +124,7 @@ class SiteReport:
     remaining: float | None
     one_plan: bool
     chance: float | None
+    one_record: Figure | None
     curve: tuple[tuple[float, float], ...]
     jobs: tuple[JobLine, ...]
     rounds: tuple[RoundLine, ...]

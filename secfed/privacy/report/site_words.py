@@ -104,11 +104,22 @@ def _of_100(site: SiteReport) -> str:
 
 def promise(site: SiteReport) -> Answers:
     """What was released, whom it is to protect, and how identity was resolved."""
-    return (
+    rows = [
         ("Released", _released(site)),
         ("Protected", _protected(site)),
         ("What is one unit", _identity(site)),
-    )
+    ]
+    if site.one_record is not None:
+        rows.append(
+            (
+                "One record",
+                "of a person: taken out, or exchanged for another of the same person, it moves that person's "
+                "part as another person in the same place would (relation replace-one), for which epsilon is "
+                f"{site.one_record.epsilon:.3f}, on the condition that is said of the figure above; by the "
+                f"filter {site.one_record.epsilon_filter:.3f}, though no cap was kept under this relation.",
+            )
+        )
+    return tuple(rows)
 
 
 def practice(site: SiteReport) -> Answers:
