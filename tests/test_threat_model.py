@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from simfed import refusals_open, refusals_phases  # noqa: F401 - they enter the attacks into the register
+from simfed import refusals_open, refusals_phases, refusals_ring  # noqa: F401 - they enter the attacks into the register
 from simfed.refusals import REGISTER
 
 from secfed.attack import catalogue

@@ -60,6 +60,8 @@ class Row:
     def line(self) -> str:
         """One line of the table."""
         came = ", ".join(f"{self.outcomes.count(each)} x {each}" for each in sorted(set(self.outcomes)))
+        if not came:
+            return f"{self.point.name:<38} {0:>7}"
         ready = f"{min(self.ready_s):>6.2f} to {max(self.ready_s):>6.2f}"
         return f"{self.point.name:<38} {len(self.outcomes):>7}  {came:<30} {'all held':<10} {ready}"
 

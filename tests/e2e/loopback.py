@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ PHASE_S = 4
 
 PATIENCE_S = 200.0
 """How long a test waits for what takes some seconds where nothing else runs."""
+
+NOBODY = "127.0.0.1:1"
+"""An address where nothing listens: no program is given a port below 1024 by chance."""
 
 _HERE = Path(__file__).parent
 
@@ -285,9 +289,21 @@ class Loopback(Playground):
         return (self.root / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def until(self, reached: Callable[[], object], what: str, timeout_s: float) -> None:
-        """Wait until something holds; what everybody printed stands in the failure."""
+        """Wait until something holds; what everybody printed stands in the failure.
+
+        A question that takes this process long is asked again after four times as long, so that what
+        it is about has the cores.
+        """
+
+        def asked() -> object:
+            before = time.process_time()
+            found = reached()
+            if not found:
+                time.sleep(4 * (time.process_time() - before))
+            return found
+
         try:
-            super().until(reached, what, timeout_s)
+            super().until(asked, what, timeout_s)
         except Exception as late:
             raise AssertionError(f"{late}\n{self.transcript()}") from late
 

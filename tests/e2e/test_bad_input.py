@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import PATIENCE_S, Loopback, Outcome, Process
+from loopback import NOBODY, PATIENCE_S, Loopback, Outcome, Process, secfed
 from safetensors.numpy import save_file
 
-from secfed.cli.playground import free_port
+from secfed.cli.playground import held_port
 from secfed.config import AggregatorConfig, load
 from secfed.identity import keyfile
 from secfed.identity.roles import Role
@@ -87,19 +87,20 @@ def test_a_key_file_that_its_group_may_read(play: Loopback, copy: Callable[[str]
 
 
 def test_an_expired_certificate(play: Loopback) -> None:
-    """Enrolled and joined while it was good."""
-    name, expires = "hosp-f", datetime.now(UTC) + timedelta(seconds=8)
-    play.site(name).mkdir()
-    keyfile.create(
-        play.site(name) / f"{name}.key",
-        site=ClientId(name),
-        role=Role.CLIENT,
-        passphrase=None,
-        now=expires - timedelta(days=1),
-        validity=timedelta(days=1),
-    )
-    play.done("enroll", play.site(name) / f"{name}.pub", "--dir", play.federation, "--yes")
-    play.join(name)
+    """Enrolled and joined while it was good: for longer, where that takes longer."""
+    for number in range(6):
+        name, validity = f"hosp-f{number}", timedelta(seconds=6 * 2**number)
+        expires = datetime.now(UTC) + validity
+        play.site(name).mkdir()
+        key = play.site(name) / f"{name}.key"
+        start = expires - timedelta(days=1)
+        keyfile.create(
+            key, site=ClientId(name), role=Role.CLIENT, passphrase=None, now=start, validity=expires - start
+        )
+        enrolled = secfed("enroll", key.with_suffix(".pub"), "--dir", play.federation, "--yes")
+        invite = play.federation / "invites" / f"{name}.invite"
+        if not enrolled.code and not secfed("client", "join", invite, "--key", key, "--dir", key.parent).code:
+            break
     time.sleep(max(0.0, (expires - datetime.now(UTC)).total_seconds()) + 1)
     outcome = refused(play.call("client", "run", "--config", play.config(name)), 24)
     assert "keys rotate" in outcome.remedy
@@ -120,10 +121,10 @@ def test_an_unknown_key_in_the_configuration(play: Loopback, copy: Callable[[str
 
 
 def test_an_address_where_nothing_listens(play: Loopback, copy: Callable[[str], Path]) -> None:
-    config, nobody = copy(SITES[0]), f"127.0.0.1:{free_port()}"
-    edit(config, f"127.0.0.1:{play.port}", nobody)
+    config = copy(SITES[0])
+    edit(config, f"127.0.0.1:{play.port}", NOBODY)
     outcome = refused(play.call("status", "--config", config), 10)
-    assert nobody in outcome.error
+    assert NOBODY in outcome.error
 
 
 def test_a_policy_that_does_not_allow_the_job(play: Loopback, copy: Callable[[str], Path]) -> None:
@@ -176,11 +177,12 @@ def test_an_update_of_the_wrong_shape(play: Loopback, copy: Callable[[str], Path
 def test_a_busy_port(play: Loopback, tmp_path: Path) -> None:
     """Another federation's aggregator holds it."""
     folder = tmp_path / "federation"
-    play.done(
-        "init", folder, "--address", f"127.0.0.1:{play.port}", "--ops", f"127.0.0.1:{free_port()}",
-        "--no-passphrase",
-    )  # fmt: skip
-    outcome = refused(play.call("aggregator", "run", "--config", folder / "aggregator.toml"), 11)
+    with held_port() as ops:
+        play.done(
+            "init", folder, "--address", f"127.0.0.1:{play.port}",
+            "--ops", f"127.0.0.1:{ops.getsockname()[1]}", "--no-passphrase",
+        )  # fmt: skip
+        outcome = refused(play.call("aggregator", "run", "--config", folder / "aggregator.toml"), 11)
     assert f"port {play.port}" in outcome.error
 
 

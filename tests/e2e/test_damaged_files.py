@@ -24,7 +24,7 @@ from secfed.cli.passphrase import source
 
 SITE = "hosp-a"
 
-GUARD_S = 60.0
+GUARD_S = 180.0
 """A daemon that takes a damaged file would run for good: then it is stopped, and the test fails."""
 
 Words = tuple[object, ...]

@@ -6,23 +6,19 @@ import io
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent import futures
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import pytest
-from loopback import PATIENCE_S, Loopback, Outcome, secfed
+from faults import five, impostor
+from loopback import NOBODY, PATIENCE_S, Loopback, Outcome, secfed
 
 from secfed.cli import build_aggregator, checkup, checkup_net, key_state
-from secfed.cli.playground import free_port
 from secfed.config import AggregatorConfig, ClientConfig, load
 from secfed.identity import keyfile
 from secfed.identity.roles import Role
@@ -170,7 +166,7 @@ CASES: dict[str, tuple[Spoil, str, int, str]] = {
         lambda site: _dial(site, "no.such.host.invalid:1"), "address", 10, "cannot be resolved",
     ),
     "a port where nothing listens": (
-        lambda site: _dial(site, f"127.0.0.1:{free_port()}"), "address", 10, "nothing listens",
+        lambda site: _dial(site, NOBODY), "address", 10, "nothing listens",
     ),
 }  # fmt: skip
 
@@ -354,86 +350,29 @@ def test_an_audit_log_that_no_start_takes(play: Loopback, tmp_path: Path) -> Non
 # -- five faults at a client's start -----------------------------------------------------------
 
 
-@pytest.fixture
-def impostor(tmp_path: Path) -> Iterator[str]:
-    """Something at an address that speaks TLS as an aggregator does, with a certificate of its own."""
-    (tmp_path / "impostor").mkdir()
-    keys = keyfile.create(
-        tmp_path / "impostor" / "key", site=ClientId("aggregator"), role=Role.AGGREGATOR, passphrase=None,
-        now=datetime.now(UTC),
-    )  # fmt: skip
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    pair = (keys.tls_key_pem, keys.tls_certificate_pem)
-    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(None)
-
-
-def _passphrases(folder: Path) -> tuple[Path, Path]:
-    made = []
-    for name, text in (("right", "correct horse"), ("wrong", "battery staple")):
-        (folder / name).touch(mode=0o600)
-        (folder / name).write_text(text)
-        made.append(folder / name)
-    return made[0], made[1]
-
-
-def test_five_faults_at_a_clients_start_are_told_apart(
-    play: Loopback, copy: Callable[[str], Path], impostor: str, tmp_path: Path
-) -> None:
+def test_five_faults_at_a_clients_start_are_told_apart(play: Loopback, tmp_path: Path) -> None:
     """Real processes, all at once: `doctor` tells each, and `client run` ends with the same code and words.
 
     What ends `client run` is tried elsewhere too (test_bad_input, test_members); here the certificate. An
-    aggregator that is away is waited for, and said so: then only `doctor` ends.
+    aggregator that is away is waited for, and said so: then only `doctor` ends. How long each takes is
+    measured by tests/bench/bench_faults.py.
     """
-    right, wrong = _passphrases(tmp_path)
-    expired, revoked = "hosp-x", "hosp-r"
-    play.enroll([revoked, expired])
-    play.join(revoked)
-    play.join(expired)
-    for path in play.site(expired).glob(f"{expired}.*"):
-        path.unlink()
-    keyfile.create(
-        play.site(expired) / f"{expired}.key", site=ClientId(expired), role=Role.CLIENT, passphrase=None,
-        now=datetime.now(UTC) - timedelta(days=2), validity=timedelta(days=1),
-    )  # fmt: skip
-    away, fooled, locked = copy("hosp-a"), copy("hosp-b"), copy("hosp-c")
-    _dial(away, f"127.0.0.1:{free_port()}")
-    _dial(fooled, impostor)
-    play.done("keys", "passphrase", locked.with_name("hosp-c.key"), "--new-passphrase-file", right)
-    before = play.overview()["roster_version"]
-    play.done("revoke", revoked, "--dir", play.federation)
-    faults = {
-        "wrong address": (away, 10, "nothing listens"),
-        "wrong certificate": (fooled, 21, "another TLS certificate"),
-        "expired key": (play.config(expired), 24, "valid"),
-        "revoked key": (play.config(revoked), 23, "revoked"),
-        "wrong passphrase": (locked, 31, "hosp-c.key"),
-    }
-    play.until(lambda: play.overview()["roster_version"] > before, "the newer roster", PATIENCE_S)
-
-    def start(*words: object, config: Path) -> subprocess.Popen[str]:
-        extra = ("--passphrase-file", wrong) if config == locked else ()
-        return subprocess.Popen(
-            [sys.executable, "-m", "secfed", *map(str, words), "--config", str(config), *map(str, extra)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=play.environment({"PYTHONPATH": str(Path(__file__).parents[2])}),
-        )  # fmt: skip
-
-    examined = {what: start("doctor", "--json", config=config) for what, (config, _, _) in faults.items()}
-    run = start("client", "run", config=fooled)
-    causes = set()
-    for what, (_, code, words) in faults.items():
-        out, err = examined[what].communicate(timeout=PATIENCE_S)
-        assert examined[what].returncode == code, f"{what}: {out}{err}"
-        failed = [check for check in json.loads(out)["checks"] if check["verdict"] == "fail"]
-        assert words in failed[0]["text"], what
-        assert failed[0]["remedy"]
-        causes.add(failed[0]["text"])
-    out, err = run.communicate(timeout=PATIENCE_S)
+    with impostor(tmp_path) as stranger:
+        faults = five(play, tmp_path, stranger)
+        examined = [fault.start(play, "doctor", "--json") for fault in faults]
+        fooled = faults[1]
+        run = fooled.start(play, "client", "run")
+        causes = set()
+        for fault, process in zip(faults, examined, strict=True):
+            out, err = process.communicate(timeout=PATIENCE_S)
+            assert process.returncode == fault.code, f"{fault.name}: {out}{err}"
+            failed = [check for check in json.loads(out)["checks"] if check["verdict"] == "fail"]
+            assert fault.says in failed[0]["text"], fault.name
+            assert failed[0]["remedy"]
+            causes.add(failed[0]["text"])
+        out, err = run.communicate(timeout=PATIENCE_S)
     ended = Outcome(run.returncode, out, err)
-    assert (ended.code, "Traceback" in out + err) == (21, False), out + err
-    assert "another TLS certificate" in ended.error
+    assert (ended.code, "Traceback" in out + err) == (fooled.code, False), out + err
+    assert fooled.says in ended.error
     assert ended.remedy
     assert len(causes) == len(faults)

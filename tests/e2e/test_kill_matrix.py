@@ -1,13 +1,15 @@
 """kill -9 of either side at every point of a round, several times over: the table of what came of it.
 
-`python -m pytest tests/e2e/test_kill_matrix.py -m slow -n 0` prints it. Every run of the tests has some
-of the points (test_crashes.py); that a restart is quick is printed here and measured by
-tests/bench/bench_restart.py.
+`python -m pytest tests/e2e/test_kill_matrix.py -m slow -n 0` prints it; given again it goes on where
+`--minutes` ended it. Every run of the tests has some of the points (test_crashes.py); that a restart is
+quick is printed here and measured by tests/bench/bench_restart.py.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from arena import ABORTED, FINISHED, HEADER, LARGE, REPEATED, Arena, Point, Row
@@ -64,55 +66,80 @@ one charge a round; no mask serves twice; what was published never changes; of a
 leaves again."""
 
 
-def play_all(points: tuple[Point, ...], kill: Callable[[Row], None]) -> list[Row]:
-    """Every point, then every point again, so that what one leaves behind meets all others."""
-    rows = [Row(point) for point in points]
-    for _ in range(REPEATS):
-        for row in rows:
+class Matrix:
+    """One side's rows, each point in turn, so that what one leaves behind meets all others.
+
+    They outlive the run in pytest's cache: with `--minutes` a table is played in pieces, and one that is
+    full is begun anew.
+    """
+
+    def __init__(self, title: str, points: tuple[Point, ...], request: pytest.FixtureRequest) -> None:
+        assert request.config.cache is not None
+        self.title, self._cache = title, request.config.cache
+        self._ends = time.monotonic() + 60 * request.config.getoption("--minutes")
+        self._key = f"secfed/kills-{title.replace(' ', '-')}"
+        seen = self._cache.get(self._key, {})
+        self.rows = [Row(point, *seen.get(point.name, ([], []))) for point in points]
+        if self.played == self.all:
+            self.rows = [Row(point) for point in points]
+
+    @property
+    def all(self) -> int:
+        return REPEATS * len(self.rows)
+
+    @property
+    def played(self) -> int:
+        return sum(len(row.outcomes) for row in self.rows)
+
+    def play(self, kill: Callable[[Row], None]) -> None:
+        """Kill at one point after the other, until the table is full or the minutes are over."""
+        while self.played < self.all and time.monotonic() < self._ends:
+            row = min(self.rows, key=lambda each: len(each.outcomes))
             kill(row)
-            assert set(row.outcomes) <= row.point.outcomes, row.line()
-    return rows
+            assert row.outcomes[-1] in row.point.outcomes, row.line()
+            self._cache.set(self._key, {row.point.name: (row.outcomes, row.ready_s) for row in self.rows})
 
-
-def show(title: str, rows: list[Row], capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        print(f"\n{title}\n{HEADER}")
-        for row in rows:
-            print(row.line())
-        print(INVARIANTS)
+    def show(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with capsys.disabled():
+            print(f"\n{self.title}: {self.played} of {self.all} kills\n{HEADER}")
+            for row in self.rows:
+                print(row.line())
+            print(INVARIANTS)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
+@pytest.mark.parametrize("sites", [THREE, FIVE], ids=["three", "five"])
 def test_the_aggregator_is_killed_at_each_point(
-    build: Callable[..., Loopback], capsys: pytest.CaptureFixture[str]
+    sites: tuple[str, ...],
+    build: Callable[..., Loopback],
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Void and repeated before the freeze, the same attempt from then on."""
-    arena = Arena(build(*THREE), THREE)
-    rows = play_all(AGGREGATOR, arena.kill_the_aggregator)
-    show("aggregator of three sites", rows, capsys)
+    matrix = Matrix(f"aggregator of {len(sites)} sites", AGGREGATOR, request)
+    matrix.play(Arena(build(*sites), sites).kill_the_aggregator)
+    matrix.show(capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_a_client_is_killed_at_each_point_where_none_may_be_lost(
-    build: Callable[..., Loopback], capsys: pytest.CaptureFixture[str]
+    build: Callable[..., Loopback], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Void and repeated before the freeze, over for good after it unless its shares are out."""
-    arena = Arena(build(*THREE), THREE)
-    rows = play_all(CLIENT, arena.kill_a_client)
-    show("one client of three", rows, capsys)
+    matrix = Matrix("one client of 3", CLIENT, request)
+    matrix.play(Arena(build(*THREE), THREE).kill_a_client)
+    matrix.show(capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_a_client_is_killed_at_each_point_where_one_may_be_lost(
-    build: Callable[..., Loopback], capsys: pytest.CaptureFixture[str]
+    build: Callable[..., Loopback], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The others' sum, with its vector if that was safe."""
-    arena = Arena(build(*FIVE), FIVE)
-    points = tuple(
-        Point(point.name, point.at, frozenset({FINISHED}), point.carried, point.size) for point in CLIENT
-    )
-    rows = play_all(points, arena.kill_a_client)
-    show("one client of five", rows, capsys)
+    points = tuple(replace(point, outcomes=frozenset({FINISHED})) for point in CLIENT)
+    matrix = Matrix("one client of 5", points, request)
+    matrix.play(Arena(build(*FIVE), FIVE).kill_a_client)
+    matrix.show(capsys)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from collections.abc import Callable
 
 from loopback import VALUE, Loopback, Outcome, assert_exact
@@ -12,10 +11,6 @@ from loopback import VALUE, Loopback, Outcome, assert_exact
 SITES = ("hosp-a", "hosp-b", "hosp-c")
 NEWCOMER = "hosp-d"
 SIZE = 500
-
-REVOKED_WITHIN_S = 15.0
-"""Soon enough to show that a revoked site is cut off: it would make its next call after 20 seconds. That 5
-are enough is shown where the machine's other work does not count (tests/transport)."""
 
 
 def run_job(play: Loopback, job: str, names: tuple[str, ...], value: float) -> None:
@@ -50,9 +45,7 @@ def test_sites_are_enrolled_and_revoked_while_the_aggregator_runs(build: Callabl
     assert fetch(play, NEWCOMER, "four").code == 0
 
     play.done("revoke", NEWCOMER, "--dir", play.federation)
-    revoked = time.monotonic()
-    play.ends(newcomer, 23)
-    assert time.monotonic() - revoked < REVOKED_WITHIN_S
+    play.ends(newcomer, 23)  # how soon: tests/transport
     _two_lines(newcomer.output)
     for refused in (
         fetch(play, NEWCOMER, "three"),

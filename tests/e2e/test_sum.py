@@ -1,7 +1,7 @@
 """Five sites push a vector each: the exact sum of the signed survivors, whoever is killed, and whenever.
 
-Site i has VALUE at coordinate i and nothing else, so that slot i of the sum tells whether its vector
-is in it.
+Site i has a value at coordinate i and nothing else, so that slot i of the sum tells whether its vector
+is in it. The deaths share a federation: each is a job of its own, with a value of its own.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ QUICK = {"advertise", "mask-before-upload", "mask-mid-upload", "confirm", "unmas
 """Those that every run of the tests has; the others are marked slow."""
 
 
-def push_all(play: Loopback, size: int, *, doomed: str = "") -> list[Process]:
+def push_all(play: Loopback, size: int, *, value: float = VALUE, doomed: str = "") -> list[Process]:
     """All five push; the victim is killed at a point of doomed_client.py, if one is named."""
     pushes = []
     for index, name in enumerate(SITES):
-        update = play.update(name, index, size)
+        update = play.update(name, index, size, value=value)
         if doomed and index == VICTIM:
             pushes.append(play.doomed_push(name, update, doomed))
         else:
@@ -67,38 +67,41 @@ def push_all(play: Loopback, size: int, *, doomed: str = "") -> list[Process]:
     return pushes
 
 
+@pytest.fixture(scope="module")
+def town(build_shared: Callable[..., Loopback]) -> Loopback:
+    return build_shared(*SITES)
+
+
 @pytest.mark.parametrize(
-    "death",
-    [
-        pytest.param(death, id=name, marks=[] if name in QUICK else pytest.mark.slow)
-        for name, death in DEATHS.items()
-    ],
+    "phase", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in DEATHS]
 )
-def test_one_client_is_killed_in_each_phase_in_turn(build: Callable[..., Loopback], death: Death) -> None:
-    """Its slot is VALUE if it stands in the signed survivor set, else 0; nothing else changes."""
-    play = build(*SITES)
-    play.job("sum", death.size)
-    pushes = push_all(play, death.size, doomed=death.point)
+def test_one_client_is_killed_in_each_phase_in_turn(town: Loopback, phase: str) -> None:
+    """Its slot has its value if it stands in the signed survivor set, else 0; nothing else changes."""
+    play, death, job = town, DEATHS[phase], f"killed-at-{phase}"
+    value = VALUE - list(DEATHS).index(phase) / 32  # equal vectors of fewer sites would show the missing one
+    before = _received_bytes(play)
+    play.job(job, death.size)
+    pushes = push_all(play, death.size, value=value, doomed=death.point)
     for index, push in enumerate(pushes):
         play.ends(push, KILLED if index == VICTIM else 0)
         assert index == VICTIM or "round 1/1  included" in push.output
-    found = play.published("sum")
+    found = play.published(job)
     included = [name for name in SITES if not death.phase or name != SITES[VICTIM]]
-    expected = {index: VALUE for index, name in enumerate(SITES) if name in included}
+    expected = {index: value for index, name in enumerate(SITES) if name in included}
     assert_exact(found.total, expected, sites=len(included))
     assert found.manifest["included"] == included
     assert found.manifest["count"] == found.manifest["weight_sum"] == len(included)
     signers = [entry["site"] for entry in found.manifest["survivors_signatures"]]
     assert set(signers) <= set(included)
     assert len(signers) >= 4
-    _is_listed(play, found.dropped, death)
+    _is_listed(play, job, found.dropped, death)
     if death.point == "upload:half":
-        _some_of_it_came(play, death.size)
+        _some_of_it_came(play, _received_bytes(play) - before, death.size)
 
 
-def _is_listed(play: Loopback, dropped: dict[str, str], death: Death) -> None:
+def _is_listed(play: Loopback, job: str, dropped: dict[str, str], death: Death) -> None:
     """The manifest and `secfed status` name who is not in the sum, with phase and reason; nobody else."""
-    (ended,) = play.status("sum")["history"]
+    (ended,) = play.status(job)["history"]
     assert dict(ended["dropped"]) == dropped
     assert ended["state"] == "published"
     if not death.phase:
@@ -110,11 +113,16 @@ def _is_listed(play: Loopback, dropped: dict[str, str], death: Death) -> None:
     assert death.why in reason
 
 
-def _some_of_it_came(play: Loopback, size: int) -> None:
-    """The aggregator had received the victim's first piece, and threw it away."""
+def _received_bytes(play: Loopback) -> float:
+    """Bytes of uploads that the aggregator received so far."""
     with urllib.request.urlopen(f"http://127.0.0.1:{play.ops_port}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
     (received,) = [float(line.split()[1]) for line in lines if line.startswith("secfed_upload_bytes_total ")]
+    return received
+
+
+def _some_of_it_came(play: Loopback, received: float, size: int) -> None:
+    """The aggregator had received the victim's first piece, and threw it away."""
     whole = -(-(size + 2) * word_bits(len(SITES), BITS) // 8)  # weight and counter travel along
     assert received == (len(SITES) - 1) * whole + CHUNK_BYTES_MAX
     assert list((play.federation / "state" / "spool").iterdir()) == []

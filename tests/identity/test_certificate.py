@@ -142,7 +142,7 @@ def _reaches(port: int, root: str, own: Pair, chain: str = "") -> bool:
     options = [("grpc.ssl_target_name_override", AGGREGATOR_TLS_NAME)]
     with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
         try:
-            return bool(channel.unary_unary("/secfed/echo")(b"yes", timeout=5) == b"yes")
+            return bool(channel.unary_unary("/secfed/echo")(b"yes", timeout=60) == b"yes")
         except grpc.RpcError:
             return False
 
