@@ -1,6 +1,6 @@
 """The register of attacks: every row of what must be defeated, in its order, loaded one by one.
 
-A row names the module of this package that carries it out; the module has one public function,
+A row is carried out by the module of its name in this package, which has one public function,
 `run(venue) -> Finding`.
 """
 
@@ -25,13 +25,16 @@ class Row:
         name: What to call it at a terminal.
         words: The threat, in words.
         against: Whom it is aimed at: clients, aggregator or files.
-        module: Where it is carried out, in this package.
     """
 
     name: str
     words: str
     against: str
-    module: str
+
+    @property
+    def module(self) -> str:
+        """Where it is carried out, in this package."""
+        return self.name.replace("-", "_")
 
     def run(self, venue: Venue) -> Result:
         """Carry the attack out.
@@ -56,49 +59,34 @@ class Result:
 _CLIENTS, _AGGREGATOR, _FILES = "clients", "aggregator", "files"
 
 ROWS: tuple[Row, ...] = (
-    Row("two-survivor-sets", "two certified survivor sets, 5 sites", _CLIENTS, "two_survivor_sets"),
-    Row("two-survivor-sets-100", "two certified survivor sets, 100 sites", _CLIENTS, "two_survivor_sets_100"),
-    Row("double-unmask", "double unmask: overlapping or split lists", _CLIENTS, "double_unmask"),
-    Row("second-attempt", "a second attempt beside a live first one", _CLIENTS, "second_attempt"),
-    Row("swapped-keys", "swapped or invented peer keys", _CLIENTS, "swapped_keys"),
-    Row("sybil-cohort", "sybil or shrunken cohort", _CLIENTS, "sybil_cohort"),
-    Row("lowered-threshold", "lowered threshold or A", _CLIENTS, "lowered_threshold"),
-    Row("repeated-ids", "repeated ids", _CLIENTS, "repeated_ids"),
-    Row("model-per-client", "a different model per client", _CLIENTS, "model_per_client"),
-    Row("round-replay", "replay of a round, retry under the same masks", _CLIENTS, "round_replay"),
-    Row("sum-difference", "difference of two sums (within its rule)", _CLIENTS, "sum_difference"),
-    Row("members-without-edge", "members shown in U1 without an edge", _CLIENTS, "members_without_edge"),
-    Row(
-        "forgotten-vector",
-        "a vector sent, forgotten in a crash and sent again",
-        _CLIENTS,
-        "forgotten_vector",
-    ),
-    Row(
-        "noise-shortfall",
-        "fewer survivors than the noise was sized for",
-        _CLIENTS,
-        "noise_shortfall",
-    ),
-    Row("modulus-wrap", "modulus wrap", _CLIENTS, "modulus_wrap"),
-    Row("weight-over-cap", "weight over its cap", _AGGREGATOR, "weight_over_cap"),
-    Row("weak-mask-seeds", "weak mask seeds", _CLIENTS, "weak_mask_seeds"),
-    Row("chosen-graph", "a graph the aggregator chose", _CLIENTS, "chosen_graph"),
-    Row(
-        "split-share-set",
-        "a share set shown differently to different clients",
-        _CLIENTS,
-        "split_share_set",
-    ),
-    Row("bad-shares", "bad shares: named, and the round finishes", _AGGREGATOR, "bad_shares"),
-    Row("leaked-secrets", "secrets in logs, state, dumps", _FILES, "leaked_secrets"),
-    Row("telling-metadata", "metadata that varies with the data", _AGGREGATOR, "telling_metadata"),
-    Row("saturation-leak", "saturation as a leak", _CLIENTS, "saturation_leak"),
-    Row("hostile-bytes", "hostile serialisation", _AGGREGATOR, "hostile_bytes"),
-    Row("stolen-key-file", "a stolen key file without its passphrase", _FILES, "stolen_key_file"),
-    Row("revoked-member", "a revoked or expired member", _AGGREGATOR, "revoked_member"),
-    Row("wrong-role", "right key, wrong role", _AGGREGATOR, "wrong_role"),
-    Row("roster-fork", "roster downgrade and fork", _CLIENTS, "roster_fork"),
+    Row("two-survivor-sets", "two certified survivor sets, 5 sites", _CLIENTS),
+    Row("two-survivor-sets-100", "two certified survivor sets, 100 sites", _CLIENTS),
+    Row("double-unmask", "double unmask: overlapping or split lists", _CLIENTS),
+    Row("second-attempt", "a second attempt beside a live first one", _CLIENTS),
+    Row("swapped-keys", "swapped or invented peer keys", _CLIENTS),
+    Row("sybil-cohort", "sybil or shrunken cohort", _CLIENTS),
+    Row("lowered-threshold", "lowered threshold or A", _CLIENTS),
+    Row("repeated-ids", "repeated ids", _CLIENTS),
+    Row("model-per-client", "a different model per client", _CLIENTS),
+    Row("round-replay", "replay of a round, retry under the same masks", _CLIENTS),
+    Row("sum-difference", "difference of two sums (within its rule)", _CLIENTS),
+    Row("members-without-edge", "members shown in U1 without an edge", _CLIENTS),
+    Row("forgotten-vector", "a vector sent, forgotten in a crash and sent again", _CLIENTS),
+    Row("noise-shortfall", "fewer survivors than the noise was sized for", _CLIENTS),
+    Row("modulus-wrap", "modulus wrap", _CLIENTS),
+    Row("weight-over-cap", "weight over its cap", _AGGREGATOR),
+    Row("weak-mask-seeds", "weak mask seeds", _CLIENTS),
+    Row("chosen-graph", "a graph the aggregator chose", _CLIENTS),
+    Row("split-share-set", "a share set shown differently to different clients", _CLIENTS),
+    Row("bad-shares", "bad shares: named, and the round finishes", _AGGREGATOR),
+    Row("leaked-secrets", "secrets in logs, state, dumps", _FILES),
+    Row("telling-metadata", "metadata that varies with the data", _AGGREGATOR),
+    Row("saturation-leak", "saturation as a leak", _CLIENTS),
+    Row("hostile-bytes", "hostile serialisation", _AGGREGATOR),
+    Row("stolen-key-file", "a stolen key file without its passphrase", _FILES),
+    Row("revoked-member", "a revoked or expired member", _AGGREGATOR),
+    Row("wrong-role", "right key, wrong role", _AGGREGATOR),
+    Row("roster-fork", "roster downgrade and fork", _CLIENTS),
 )
 
 

@@ -197,7 +197,7 @@ class ClientThread:
             keys,
             rosters,
             Sequence(),
-            now=_utc_now,
+            now=lambda: datetime.now(UTC),
             patience_s=_PATIENCE_S,
             on_retry=self._on_retry,
         )
@@ -219,7 +219,7 @@ class ClientThread:
             contributor=lambda _plan: contributor,
             base=lambda wanted: load_safetensors(link.download(wanted)),
             observer=_Silent(),
-            now=_utc_now,
+            now=lambda: datetime.now(UTC),
             monotonic=time.monotonic,
         )
         return victims.rounds(victims.site(site)), link
@@ -238,7 +238,3 @@ class ClientThread:
             relation="add-remove",
             budget=None,
         )
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

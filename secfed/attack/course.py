@@ -7,6 +7,7 @@ comes back is kept: vectors, signatures, shares of either kind. `loot` says what
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -180,10 +181,10 @@ class Course:
         self.signatures: dict[tuple[Digest, tuple[MemberIndex, ...]], dict[MemberIndex, bytes]] = {}
         self.shares: dict[MemberIndex, dict[str, dict[MemberIndex, bytes]]] = {}
 
-    def read(self, h: Digest, member: MemberIndex) -> bytes:
+    def open(self, h: Digest, member: MemberIndex) -> io.BytesIO:
         """The `Uploads` port: a member's vector."""
         del h
-        return self.vectors[member][-1]
+        return io.BytesIO(self.vectors[member][-1])
 
     # -- who is who ----------------------------------------------------------------------------
 

@@ -32,7 +32,10 @@ from secfed.secagg.manifest import Terms
 from secfed.secagg.record import ClientRecord, Decisions
 from secfed.wire.codec import ProtoCodec
 
-__all__ = ["AGGREGATOR", "ARRAY", "BOUND", "JOB", "Cohort", "Setting", "Silent", "Vector", "gather"]
+__all__ = [
+    "ADMIN", "AGGREGATOR", "ARRAY", "BOUND", "JOB", "Cohort", "Setting", "Silent", "Vector", "gather",
+    "job_plan", "roles",
+]  # fmt: skip
 
 AGGREGATOR, ADMIN = ClientId("center"), ClientId("office")
 JOB = JobId("bench")
@@ -70,6 +73,12 @@ class Setting:
     repeats: int = 1
     threads: int = 1
 
+    @property
+    def sites(self) -> tuple[ClientId, ...]:
+        """What the clients are called, sorted."""
+        width = len(str(self.clients - 1))
+        return tuple(ClientId(f"site-{index:0{width}}") for index in range(self.clients))
+
 
 class Silent:
     """An observer that keeps nothing."""
@@ -99,7 +108,7 @@ class Cohort:
     """All members, as each process of a measurement sees them.
 
     Attributes:
-        sites: The clients, sorted: a site's place is its place in the cohort.
+        sites: The clients: a site's place is its place in the cohort.
         roster_text: As its owner signed it.
         roster_key: The pinned key.
         created: When the roster and the plan were made.
@@ -124,19 +133,7 @@ class Cohort:
 
     def job(self, roster: Roster) -> JobProposal:
         """The job, signed by its admin."""
-        setting = self.setting
-        plan = JobPlan(
-            federation=roster.federation,
-            job=JOB,
-            kind="vector",
-            created=write_time(self.created),
-            created_by=ADMIN,
-            rounds=setting.repeats,
-            shapes={ARRAY: (setting.coordinates,)},
-            bound=str(int(BOUND)),
-            bits=setting.bits,
-            deadlines=_PATIENT,
-        )
+        plan = job_plan(self.setting, roster.federation, self.created, _PATIENT)
         return sign_job_plan(self.key(ADMIN), plan)
 
     def round(self, job: JobProposal, number: int) -> RoundProposal:
@@ -201,6 +198,27 @@ class Cohort:
         return int.from_bytes(drawn, "big")
 
 
+def roles(setting: Setting) -> dict[ClientId, Role]:
+    """Everybody whom a roster lists: an aggregator, an admin and the clients."""
+    return {AGGREGATOR: Role.AGGREGATOR, ADMIN: Role.ADMIN} | dict.fromkeys(setting.sites, Role.CLIENT)
+
+
+def job_plan(setting: Setting, federation: str, created: datetime, deadlines: Deadlines) -> JobPlan:
+    """The job whose rounds are measured."""
+    return JobPlan(
+        federation=federation,
+        job=JOB,
+        kind="vector",
+        created=write_time(created),
+        created_by=ADMIN,
+        rounds=setting.repeats,
+        shapes={ARRAY: (setting.coordinates,)},
+        bound=str(int(BOUND)),
+        bits=setting.bits,
+        deadlines=deadlines,
+    )
+
+
 def gather(setting: Setting, seed: bytes) -> Cohort:
     """Make so many clients, an aggregator and an admin, and the roster that lists them.
 
@@ -208,17 +226,14 @@ def gather(setting: Setting, seed: bytes) -> Cohort:
         RosterError: No roster can list so many, or tolerate so many corrupt ones.
     """
     now = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
-    width = len(str(setting.clients - 1))
-    sites = tuple(ClientId(f"site-{index:0{width}}") for index in range(setting.clients))
-    roles = {AGGREGATOR: Role.AGGREGATOR, ADMIN: Role.ADMIN} | dict.fromkeys(sites, Role.CLIENT)
     enrolments = []
-    for site, role in roles.items():
+    for site, role in roles(setting).items():
         tls_key = ec.generate_private_key(ec.SECP256R1())
         issued = certificate.create(tls_key, site, role, now=now, valid_until=now + _VALID)
         enrolments.append(Enrolment(site, role, _key(seed, site).public, issued, now, now + _VALID))
     owner = _key(seed, "the roster's owner")
     made = membership.create(owner, enrolments, now=now, not_after=now + _VALID, corrupt=setting.corrupt)
-    return Cohort(setting, seed, sites, made.text, owner.public, now)
+    return Cohort(setting, seed, setting.sites, made.text, owner.public, now)
 
 
 def _key(seed: bytes, name: str) -> SigningKey:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from secfed.bench.cohort import Setting
@@ -24,6 +25,9 @@ UNTIL_SENT, TOTAL = "until sent", "total"
 
 KERNEL_PARTS = ("quantise", "key agreement", "Shamir", "AEAD", "commitments", "masks")
 """What a client cannot do without until its vector is sent, whatever is sent and signed around it."""
+
+_OF_MASKS = ("masks: keystream, at the limit", "masks: add")
+"""What `masks` consist of."""
 
 _UNTIL_SENT = (
     ENCODE,
@@ -133,13 +137,48 @@ class Bill:
 
         From the round that was profiled.
         """
-        parts = [self.client[-1][stage].parts for stage in _UNTIL_SENT]
-        return sum(part.get(name, 0.0) for part in parts for name in KERNEL_PARTS) / self.client_floor_s
+        return sum(self.client_kernel_parts().values())
 
     @property
     def aggregator_ratio(self) -> float:
         """Opening the sum as a multiple of its floor."""
         return min(cost[SUM].cpu_s for cost in self.aggregator) / self.aggregator_floor_s
+
+    # -- what these ratios consist of ----------------------------------------------------------
+
+    def client_parts(self) -> dict[str, float]:
+        """Each kind of work until the vector is sent, as a multiple of the client's floor.
+
+        From the round that was profiled, like all that follows: together a little more than the ratio.
+        """
+        spent = _by_part(self.client[-1][stage] for stage in _UNTIL_SENT)
+        return _apart(spent, self.client_floor_s, masks_s=self.client_floor_s)
+
+    def client_kernel_parts(self) -> dict[str, float]:
+        """The same of rounding, keys, shares and masks alone."""
+        kernel = {*KERNEL_PARTS, *_OF_MASKS}
+        return {name: multiple for name, multiple in self.client_parts().items() if name in kernel}
+
+    def aggregator_parts(self) -> dict[str, float]:
+        """Each kind of work on opening the sum, as a multiple of the aggregator's floor."""
+        spent = _by_part([self.aggregator[-1][SUM]])
+        return _apart(spent, self.aggregator_floor_s, masks_s=self._unmask_floor_s)
+
+    def receiving_parts_s(self) -> dict[str, float]:
+        """Each kind of the aggregator's work on all uploads, without the network; processor seconds."""
+        return _by_part([self.aggregator[-1][Phase.MASK.value]])
+
+    def upload_parts(self) -> dict[str, float]:
+        """Each stage's bytes as a share of what an upload may have."""
+        cost = _cheapest(self.client)
+        return {stage: reading.bytes_up / self.upload_limit_bytes for stage, reading in cost.items()}
+
+    def peak_parts(self) -> dict[str, float]:
+        """The most that each stage held in any round as a share of what may be held; no sum of anything."""
+        return {
+            stage: max(cost[stage].peak_mib for cost in self.aggregator) / self.peak_limit_mib
+            for stage in self.aggregator[-1]
+        }
 
     # -- lines ---------------------------------------------------------------------------------
 
@@ -185,8 +224,7 @@ class Bill:
             yield part, spent
             floor = self._part_floor_s(stage, side, part) if part == "masks" else None
             if floor is not None:
-                yield "masks: keystream, at the limit", min(spent, floor)
-                yield "masks: add", max(0.0, spent - floor)
+                yield from zip(_OF_MASKS, _halves(spent, floor), strict=True)
 
 
 def _cheapest(rounds: Sequence[dict[str, Reading]]) -> dict[str, Reading]:
@@ -205,3 +243,24 @@ def _sum(cost: dict[str, Reading], stages: Sequence[str] | dict[str, Reading]) -
         bytes_down=sum(reading.bytes_down for reading in chosen),
         peak_mib=max(reading.peak_mib for reading in chosen),
     )
+
+
+def _by_part(readings: Iterable[Reading]) -> dict[str, float]:
+    """Processor seconds of several stages by kind of work."""
+    spent: dict[str, float] = defaultdict(float)
+    for reading in readings:
+        for part, seconds in reading.parts_s().items():
+            spent[part] += seconds
+    return dict(spent)
+
+
+def _apart(spent: dict[str, float], floor_s: float, *, masks_s: float) -> dict[str, float]:
+    """Multiples of a floor, the masks as keystream and addition; `masks_s` is the keystream's own floor."""
+    halves = dict(zip(_OF_MASKS, _halves(spent.get("masks", 0.0), masks_s), strict=True))
+    whole = halves | {name: seconds for name, seconds in spent.items() if name != "masks"}
+    return {name: seconds / floor_s for name, seconds in whole.items()}
+
+
+def _halves(masks_s: float, floor_s: float) -> tuple[float, float]:
+    """What masking took, as keystream at the machine's limit and the rest."""
+    return min(masks_s, floor_s), max(0.0, masks_s - floor_s)

@@ -35,6 +35,7 @@ from torch import nn
 
 from secfed.aggregation.initial import initial_adapter
 from secfed.aggregation.spec import AdapterSpec
+from secfed.bench.meter import Parts, Reading, Target
 from secfed.crypto.labels import Label
 from secfed.training import dpsgd
 from secfed.training.adapter import AdapterModel, build, task_of
@@ -52,6 +53,16 @@ _SEED = bytes(range(32))
 _TOKENS, _VOCABULARY = 128, 2048
 
 Step = Callable[[], None]
+
+_PARTS: dict[str, tuple[Target, ...]] = {
+    "backward": ((torch.autograd, "backward"),),
+    "clipping and sums": ((dpsgd.ClippingOptimizer, "clip_and_accumulate"),),
+    "noise": ((dpsgd.SecretNoiseOptimizer, "add_noise"),),
+}
+"""What a private step does otherwise than a plain one, or beside it."""
+
+_PROFILED = 3
+"""Turns of both steps."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,8 @@ class Steps:
     Attributes:
         median_s: Processor seconds by kind.
         to_plain: Median over the turns of DP-SGD's time over the plain step's; the others likewise.
+        parts_to_plain: The plain step, and what each kind of work takes more in DP-SGD's, as multiples of the
+            plain step; from turns that were profiled.
     """
 
     model: str
@@ -84,6 +97,7 @@ class Steps:
     to_plain: float
     to_plain_own_layers: float
     to_opacus: float
+    parts_to_plain: dict[str, float]
 
 
 def settings(models: Path, scratch: Path, batch: int) -> Iterator[BatchSetting]:
@@ -250,6 +264,7 @@ def measure(setting: BatchSetting, size: int, repeats: int) -> Steps:
                 step()
                 if repeat:
                     taken[name].append(time.thread_time() - begin)
+        parts = _parts_to_plain(kinds["plain"], kinds["DP-SGD"])
     return Steps(
         setting.name,
         len(setting.examples),
@@ -257,7 +272,27 @@ def measure(setting: BatchSetting, size: int, repeats: int) -> Steps:
         _ratio(taken, "plain"),
         _ratio(taken, "plain, own layers"),
         _ratio(taken, "Opacus"),
+        parts,
     )
+
+
+def _parts_to_plain(plain: Step, private: Step) -> dict[str, float]:
+    """What a private step consists of beside a plain one, as multiples of the plain one."""
+    usual, own = Reading(), Reading()
+    parts = Parts(_PARTS)
+    parts.wrap()
+    try:
+        for _ in range(_PROFILED):
+            for reading, step in ((usual, plain), (own, private)):
+                begin = time.process_time()
+                with parts.entered_in(reading.parts):
+                    step()
+                reading.cpu_s += time.process_time() - begin
+    finally:
+        parts.unwrap()
+    before = usual.parts_s()
+    more = {name: seconds - before.get(name, 0.0) for name, seconds in own.parts_s().items()}
+    return {"plain step": 1.0} | {name: seconds / usual.cpu_s for name, seconds in more.items()}
 
 
 @contextlib.contextmanager

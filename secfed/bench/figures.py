@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 __all__ = ["MIB", "Figure", "as_json", "ratio"]
 
@@ -47,9 +48,9 @@ def ratio(cost: float, floor: float | None) -> float | None:
     return None if not floor else cost / floor
 
 
-def as_json(line: Figure | dict[str, object]) -> str:
-    """One JSON line, with rounded figures."""
-    return json.dumps(_short({"kind": "figure"} | asdict(line) if isinstance(line, Figure) else line))
+def as_json(kind: str, facts: Mapping[str, object]) -> str:
+    """One JSON line that says what it is, with rounded figures."""
+    return json.dumps(_short({"kind": kind, **facts}))
 
 
 def _short(value: object) -> object:

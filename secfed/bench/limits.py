@@ -21,7 +21,7 @@ from secfed.crypto.labels import Label
 from secfed.encoding import ring
 from secfed.encoding.fixedpoint import FixedPoint
 
-__all__ = ["TURNS", "Rates", "Work", "every_limit", "kernel_ratio", "measure_rates"]
+__all__ = ["TURNS", "Rates", "Work", "every_limit", "kernel_parts", "kernel_ratio", "measure_rates"]
 
 _TILE_BYTES = 1 << 17
 _TURN_BYTES = 1 << 24
@@ -34,6 +34,8 @@ _VECTOR = 1_000_000
 """Coordinates of what is timed on whole vectors."""
 
 _GB = 1e9
+
+_IN_CACHE = "uint32 add in cache"
 
 Work = Callable[[], object]
 
@@ -67,6 +69,18 @@ def measure_rates(turns: int = TURNS) -> Rates:
     best = min(min(_seconds(draw) for draw in draws) for _ in range(turns))
     added = min(_seconds(lambda: ring.add_into(total, words)) for _ in range(turns))
     return Rates(_TURN_BYTES / best, words.nbytes / added)
+
+
+def kernel_parts(ratio: float, keystream: float, turns: int = TURNS) -> dict[str, float]:
+    """What the mask kernel's ratio consists of: keystream, its addition to a tile in cache, and the rest.
+
+    Args:
+        ratio: The kernel's time as a multiple of the keystream's.
+        keystream: The keystream's bytes a second.
+    """
+    size, work = _streams()[_IN_CACHE]
+    added = keystream * _least(work, turns) / size
+    return {"keystream": 1.0, "adding it in cache": added, "rest": max(0.0, ratio - 1.0 - added)}
 
 
 def kernel_ratio(neighbours: int, coordinates: int, turns: int = 9) -> tuple[float, float, float]:
@@ -128,7 +142,7 @@ def _streams() -> dict[str, tuple[int, Work]]:
 
     return {
         "uint32 add from memory": (large.nbytes, lambda: ring.add_into(large, other)),
-        "uint32 add in cache": (_TURN_BYTES, in_cache),
+        _IN_CACHE: (_TURN_BYTES, in_cache),
         "copy": (large.nbytes, lambda: np.copyto(large, other)),
     }
 

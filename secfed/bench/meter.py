@@ -1,18 +1,19 @@
 """Where processor time and memory go: by stage, and within a stage by the kind of work.
 
 The parts are found by wrapping the very functions that do the work, for as long as a measurement
-lasts. A part's time is its own: what it calls of other parts counts there. A wrapped call costs
-about a microsecond more, so only work that takes longer is told apart; the rest of a stage has
-no name.
+lasts, in whichever thread they run. A part's time is its own: what it calls of other parts counts
+there. A wrapped call costs about a microsecond more, so only work that takes longer is told apart;
+the rest of a stage has no name.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,17 +51,27 @@ class Reading:
         return self.parts | {"rest": max(0.0, self.cpu_s - sum(self.parts.values()))}
 
 
+class _Thread(threading.local):
+    """What one thread is about: for each part that is being timed, the time of parts inside it."""
+
+    def __init__(self) -> None:
+        self.inner: list[float] = []
+
+
 class Parts:
     """Enters the time of functions under a name, once they are wrapped.
 
     Args:
         targets: For each kind of work, the functions that do it.
+        spread: Kinds whose functions hand work to threads of their own, and run while nothing else does.
     """
 
-    def __init__(self, targets: dict[str, tuple[Target, ...]]) -> None:
+    def __init__(self, targets: dict[str, tuple[Target, ...]], spread: Collection[str] = ()) -> None:
         self._targets = targets
+        self._spread = frozenset(spread)
         self._into: dict[str, float] | None = None
-        self._inner: list[float] = []
+        self._lock = threading.Lock()
+        self._thread = _Thread()
         self._former: list[tuple[ModuleType | type, str, object]] = []
 
     def wrap(self) -> None:
@@ -89,12 +100,13 @@ class Parts:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Time a piece of the measuring program's own as a part."""
-        begin = time.process_time()
-        self._inner.append(0.0)
+        clock = time.process_time if name in self._spread else time.thread_time
+        begin = clock()
+        self._thread.inner.append(0.0)
         try:
             yield
         finally:
-            self._end(name, begin)
+            self._enter(name, clock() - begin)
 
     def _wrapped(self, name: str, found: Any) -> Any:
         if isinstance(found, classmethod):
@@ -108,22 +120,19 @@ class Parts:
         def timed(*arguments: Any, **named: Any) -> Any:
             if self._into is None:
                 return function(*arguments, **named)
-            begin = time.process_time()
-            self._inner.append(0.0)
-            try:
+            with self.part(name):
                 return function(*arguments, **named)
-            finally:
-                self._end(name, begin)
 
         return timed
 
-    def _end(self, name: str, begin: float) -> None:
-        spent = time.process_time() - begin
-        inner = self._inner.pop()
-        if self._inner:
-            self._inner[-1] += spent
-        if self._into is not None:
-            self._into[name] = self._into.get(name, 0.0) + spent - inner
+    def _enter(self, name: str, spent: float) -> None:
+        inner = self._thread.inner
+        own = spent - inner.pop()
+        if inner:
+            inner[-1] += spent
+        with self._lock:
+            if self._into is not None:
+                self._into[name] = self._into.get(name, 0.0) + own
 
 
 class Meter:

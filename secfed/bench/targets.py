@@ -11,20 +11,22 @@
 
 A target is a ratio, so that it means the same on every machine. The cases take turns with their
 own limits; a busy machine widens the ratios of whatever waits for memory, and hardly the others.
+With each ratio comes what it consists of, so that a target that is missed is explained by the same run.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from secfed.bench import limits, loopback, secure_sum
 from secfed.bench.cohort import Setting
 from secfed.bench.costs import Bill
+from secfed.bench.roundtrip import RoundTrip
 
-__all__ = ["Row", "measure", "rows_of", "rows_of_all"]
+__all__ = ["Row", "measure", "row_of_trip", "rows_of", "rows_of_all"]
 
 ROUND_SHAPE = Setting(10, 6_815_744)
 """Ten sites with a rank-16 adapter of an 8B model's attention (q, v)."""
@@ -47,6 +49,8 @@ class Row:
         ratio: What was measured, as a multiple of the limit of the same run.
         at_most: What it may be.
         measured: The figures behind the ratio, in words.
+        parts: What the ratio consists of, by kind of work, from a round or turn that was profiled, so that
+            they add up to about the ratio; of memory what each stage held at most.
     """
 
     number: int
@@ -54,6 +58,7 @@ class Row:
     ratio: float
     at_most: float
     measured: str
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
@@ -109,7 +114,8 @@ def measure(
     tell("the mask kernel")
     kernel, keystream, ratio = limits.kernel_ratio(9, 1_000_000, 15)
     rates = f"{kernel / 1e9:.1f} of {keystream / 1e9:.1f} GB/s"
-    yield Row(1, "mask kernel to keystream, k = 9, d = 1e6", ratio, _KERNEL_AT_MOST, rates)
+    parts = limits.kernel_parts(ratio, keystream)
+    yield Row(1, "mask kernel to keystream, k = 9, d = 1e6", ratio, _KERNEL_AT_MOST, rates, parts)
     bills: list[Bill] = []
     for case in _cases(threads, thousand=thousand):
         tell(f"a secure sum of {_shape(case.setting)}")
@@ -121,8 +127,8 @@ def measure(
     tell("a round over loopback")
     with tempfile.TemporaryDirectory(prefix="secfed-bench-", dir=folder) as name:
         trip = loopback.measure(replace(ROUND_SHAPE, repeats=2), Path(name))
-    cost = f"{trip.cpu_s_per_gb:.2f} to {trip.bare.cpu_s_per_gb:.2f} CPU s a GB"
-    yield Row(6, f"server to bare stream, {_shape(ROUND_SHAPE)}", trip.ratio, _SERVER_AT_MOST, cost)
+    (alike,) = (bill for bill in bills if _shape(bill.setting) == _shape(ROUND_SHAPE))
+    yield row_of_trip(trip, alike)
     if models is not None:
         yield from _steps(models, tell)
 
@@ -139,12 +145,14 @@ def rows_of(bill: Bill, *, client: float | None, aggregator: float | None) -> It
     if client is not None:
         cost = f"floor {1e3 * bill.client_floor_s:.1f} ms"
         words = f"client until sent, {shape}"
-        yield Row(2, f"{words}: rounding, keys, shares, masks", bill.client_kernel_ratio, client, cost)
-        yield Row(2, f"{words}: everything", bill.client_ratio, client, cost)
+        kernel = f"{words}: rounding, keys, shares, masks"
+        yield Row(2, kernel, bill.client_kernel_ratio, client, cost, bill.client_kernel_parts())
+        yield Row(2, f"{words}: everything", bill.client_ratio, client, cost, bill.client_parts())
     if aggregator is not None:
         lost = f"{100 * setting.dropouts // setting.clients} % lost"
         cost = f"floor {1e3 * bill.aggregator_floor_s:.1f} ms"
-        yield Row(3, f"aggregator's sum, {shape}, {lost}", bill.aggregator_ratio, aggregator, cost)
+        words, parts = f"aggregator's sum, {shape}, {lost}", bill.aggregator_parts()
+        yield Row(3, words, bill.aggregator_ratio, aggregator, cost, parts)
 
 
 def rows_of_all(bills: list[Bill]) -> Iterator[Row]:
@@ -153,17 +161,34 @@ def rows_of_all(bills: list[Bill]) -> Iterator[Row]:
     yield Row(
         4, "aggregator's peak memory, of 3 x 4 d + 64 MiB + 1.5 KiB n k", peak.peak_mib / peak.peak_limit_mib,
         1.0, f"{peak.peak_mib:.0f} of {peak.peak_limit_mib:.0f} MiB at {_shape(peak.setting)}",
+        peak.peak_parts(),
     )  # fmt: skip
     upload = max(bills, key=lambda bill: bill.upload_bytes / bill.upload_limit_bytes)
     yield Row(
         5, "upload, of B/8 d + 1 % + 25 KiB + 1.3 KiB k", upload.upload_bytes / upload.upload_limit_bytes,
         1.0, f"{upload.upload_bytes} of {upload.upload_limit_bytes} bytes at {_shape(upload.setting)}",
+        upload.upload_parts(),
     )  # fmt: skip
     wrong = sum(not bill.exact for bill in bills)
     yield Row(
         7, "sums that are not the survivors' sum bit for bit", float(wrong), 0.0,
         f"{len(bills) - wrong} of {len(bills)} exact",
     )  # fmt: skip
+
+
+def row_of_trip(trip: RoundTrip, bill: Bill) -> Row:
+    """The server over the network; what it does with the bytes comes from the same sum without the network.
+
+    Args:
+        bill: Of as many clients and coordinates.
+    """
+    cost = f"{trip.cpu_s_per_gb:.2f} to {trip.bare.cpu_s_per_gb:.2f} CPU s a GB"
+    bare_s = trip.bare.cpu_s_per_gb * trip.uploaded_bytes / 1e9
+    parts = {"bare stream": 1.0} | {
+        name: spent / bare_s for name, spent in bill.receiving_parts_s().items() if name != "rest"
+    }
+    parts["rest"] = max(0.0, trip.ratio - sum(parts.values()))
+    return Row(6, f"server to bare stream, {_shape(bill.setting)}", trip.ratio, _SERVER_AT_MOST, cost, parts)
 
 
 def _steps(models: Path, tell: Callable[[str], None]) -> Iterator[Row]:
@@ -177,9 +202,8 @@ def _steps(models: Path, tell: Callable[[str], None]) -> Iterator[Row]:
                 steps = dp_step.measure(setting, 16, 9)
                 private, plain = steps.median_s["DP-SGD"], steps.median_s["plain"]
                 cost = f"{1e3 * private:.0f} to {1e3 * plain:.0f} ms"
-                yield Row(
-                    8, f"DP step to plain step, batch {batch}, {steps.model}", steps.to_plain, at_most, cost
-                )
+                words = f"DP step to plain step, batch {batch}, {steps.model}"
+                yield Row(8, words, steps.to_plain, at_most, cost, steps.parts_to_plain)
 
 
 def _shape(setting: Setting) -> str:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from secfed.attack.catalogue import Result, Row
     from secfed.errors import SecfedError
 
@@ -36,10 +34,8 @@ def attack(
     Each row ends DEFENDED, BROKEN or, where its part of the product is not there yet, NOT BUILT, with the
     evidence. One row that is BROKEN ends the command with exit code 47.
     """
-    import signal
-    import tempfile
-
     from secfed.attack.catalogue import ROWS, find
+    from secfed.cli.scratch import scratch_folder
 
     if name == "list":
         _list(ROWS, as_json=as_json)
@@ -47,20 +43,8 @@ def attack(
     rows = ROWS if name == "all" else (find(name),)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
-    former = signal.signal(signal.SIGTERM, _stop)
-    try:
-        with tempfile.TemporaryDirectory(prefix="secfed-attack-", dir=directory) as root:
-            _carry_out(rows, Path(root), processes=not threads, as_json=as_json)
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends this as Ctrl-C does: its programs and its folder with keys would outlive it otherwise."""
-    import signal
-
-    signal.signal(number, signal.SIG_IGN)  # a second one would cut the clearing away short
-    raise KeyboardInterrupt
+    with scratch_folder("secfed-attack-", directory) as root:
+        _carry_out(rows, root, processes=not threads, as_json=as_json)
 
 
 def _list(rows: tuple[Row, ...], *, as_json: bool) -> None:
@@ -70,7 +54,7 @@ def _list(rows: tuple[Row, ...], *, as_json: bool) -> None:
 
     if as_json:
         listed = [{"name": row.name, "row": row.words, "against": row.against} for row in rows]
-        typer.echo(json.dumps({"schema": 1, "rows": listed}, indent=2))
+        typer.echo(json.dumps({"kind": "attacks", "schema": 1, "rows": listed}, indent=2))
         return
     typer.echo(table(("NAME", "AGAINST", "ROW"), [(row.name, row.against, row.words) for row in rows]))
 
@@ -105,6 +89,7 @@ def _carry_out(rows: tuple[Row, ...], root: Path, *, processes: bool, as_json: b
     broken = [result.row.name for result in results if result.finding.verdict is Verdict.BROKEN]
     if as_json:
         document = {
+            "kind": "findings",
             "schema": 1,
             "version": __version__,
             "rows": [*map(_as_json, results), *(_as_failure(*failure) for failure in failures)],

@@ -6,16 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from secfed.bench.cohort import Setting
-    from secfed.bench.costs import Bill
-    from secfed.bench.figures import Figure
-    from secfed.bench.loopback import RoundTrip
+    from secfed.bench.dp_step import Steps
     from secfed.bench.targets import Row
 
 __all__ = ["app"]
@@ -25,8 +22,6 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 _JSON = typer.Option("--json", help="Print a JSON line for each figure.")
 _DIR = typer.Option("--dir", help="An existing folder for uploads; a temporary folder if not given.")
 
-_HEAD = ("SIDE", "STAGE", "CPU ms", "WALL ms", "UP kB", "DOWN kB", "PEAK MiB", "FLOOR ms", "RATIO")
-
 _MODELS = Path("~/.cache/secfed")
 
 _WORTH_TELLING = 20_000_000
@@ -34,9 +29,6 @@ _WORTH_TELLING = 20_000_000
 
 _TRAINING = ("torch", "transformers", "peft", "opacus")
 """What a training step is made of."""
-
-_SHOWN = 0.02
-"""Parts are shown to people from this share of their side's cost on; JSON has all."""
 
 
 @app.command("secure-sum", short_help="A secure sum, stage by stage, on both sides.")
@@ -120,25 +112,25 @@ def secure_sum(
         repeats,
         threads or os.cpu_count() or 1,
     )
-    measured = _over_loopback if grpc else _in_processes
-    measured(setting, directory, as_json=as_json)
+    with _folder(directory) as folder:
+        printed = (_over_loopback if grpc else _in_processes)(setting, folder, as_json=as_json)
+    for line in printed:
+        typer.echo(line)
 
 
 @app.command(short_help="This machine's limits, in the units that costs are held against.")
 def keystream(as_json: Annotated[bool, _JSON] = False) -> None:
     """Time keystreams, additions, key agreement, signatures and sharing: what no protocol here can beat."""
-    import json
-
     from secfed.bench import limits
-    from secfed.cli.tables import table
+    from secfed.cli import bench_lines
 
     found = limits.every_limit(limits.TURNS)
     if as_json:
-        for name, (value, unit) in found.items():
-            typer.echo(json.dumps({"limit": name, "value": round(value, 3), "unit": unit}))
-        return
-    rows = [(name, f"{value:9.2f}", unit) for name, (value, unit) in found.items()]
-    typer.echo(table(("LIMIT", "ONE THREAD", ""), rows))
+        typer.echo(bench_lines.opening({"turns": limits.TURNS}))
+        for line in bench_lines.limit_lines(found):
+            typer.echo(line)
+    else:
+        typer.echo(bench_lines.limit_table(found))
 
 
 @app.command("dp-step", short_help="A step of DP-SGD beside one without privacy.")
@@ -152,37 +144,25 @@ def dp_step(
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Time the private step, the plain one and Opacus' own on the same batches, in turns."""
-    import json
-    from dataclasses import asdict
-
-    from secfed.cli.tables import table
-
     models = models.expanduser()
     _check_training(models, "")
 
     from secfed.bench import dp_step as steps
+    from secfed.cli import bench_lines
 
-    rows = []
+    sizes = batches or [16, 64]
+    if as_json:
+        facts = {"batches": sizes, "micro_batch": micro_batch, "repeats": repeats}
+        typer.echo(bench_lines.opening(facts))
+    found: list[Steps] = []
     with _folder(None) as scratch:
-        for batch in batches or (16, 64):
+        for batch in sizes:
             for setting in steps.settings(models, scratch, batch):
-                found = steps.measure(setting, micro_batch, repeats)
+                found.append(steps.measure(setting, micro_batch, repeats))
                 if as_json:
-                    typer.echo(json.dumps(asdict(found)))
-                times = [f"{1e3 * value:.1f}" for value in found.median_s.values()]
-                rows.append((found.model, batch, *times, f"{found.to_plain:.3f}", f"{found.to_opacus:.3f}"))
+                    typer.echo(bench_lines.step_line(found[-1]))
     if not as_json:
-        head = (
-            "MODEL",
-            "BATCH",
-            "PLAIN ms",
-            "OWN LAYERS ms",
-            "OPACUS ms",
-            "DP-SGD ms",
-            "TO PLAIN",
-            "TO OPACUS",
-        )
-        typer.echo(table(head, rows))
+        typer.echo(bench_lines.step_table(found))
 
 
 @app.command(short_help="All performance targets, each as met or not.")
@@ -201,44 +181,33 @@ def targets(
 
     A target that is missed is no error: the exit code says only whether all were measured.
     """
-    import json
-    from dataclasses import asdict
-
     models = models.expanduser()
     if training:
         _check_training(models, ", or leave the DP step out with --no-training")
 
     from secfed.bench import targets as wanted
+    from secfed.cli import bench_lines
 
+    threads = os.cpu_count() or 1
     rows: list[Row] = []
     with _folder(directory) as folder:
+        if as_json:
+            facts = {"threads": threads, "thousand": thousand, "training": training}
+            typer.echo(bench_lines.opening(facts))
         try:
             for row in wanted.measure(
                 folder,
-                threads=os.cpu_count() or 1,
+                threads=threads,
                 thousand=thousand,
                 models=models if training else None,
                 tell=lambda words: typer.echo(f"measuring {words}", err=True),
             ):
                 if as_json:
-                    typer.echo(json.dumps(asdict(row) | {"met": row.met}))
+                    typer.echo(bench_lines.target_line(row))
                 rows.append(row)
         finally:  # what was measured before a failure took minutes
             if rows and not as_json:
-                typer.echo(_verdicts(rows))
-
-
-def _verdicts(rows: list[Row]) -> str:
-    from secfed.cli.tables import table
-
-    cells = (
-        (
-            row.number, row.target, row.measured, f"{row.ratio:.2f}", f"{row.at_most:.2f}",
-            "met" if row.met else "missed",
-        )
-        for row in sorted(rows, key=lambda row: row.number)
-    )  # fmt: skip
-    return table(("", "TARGET", "MEASURED", "RATIO", "AT MOST", "VERDICT"), cells)
+                typer.echo(bench_lines.target_table(rows))
 
 
 def _check_training(models: Path, otherwise: str) -> None:
@@ -269,132 +238,22 @@ def _check_training(models: Path, otherwise: str) -> None:
         raise ConfigError(f"there is no {data}", hint=hint)
 
 
-# -- a secure sum ------------------------------------------------------------------------------
-
-
-def _in_processes(setting: Setting, directory: Path | None, *, as_json: bool) -> None:
+def _in_processes(setting: Setting, folder: Path, *, as_json: bool) -> Iterator[str]:
+    """What a measured sum prints."""
     from secfed.bench import secure_sum as measured
+    from secfed.cli import bench_lines
 
-    with _folder(directory) as folder:
-        bill = measured.measure(setting, folder, _progress(setting))
-    if as_json:
-        _print_lines(_header(setting), list(bill.figures()), _last_line(bill))
-        return
-    typer.echo(bill.params.in_words())
-    if setting.dropouts:
-        typer.echo(f"lost {setting.dropouts} of {setting.clients} while masking")
-    typer.echo(_stages(bill) + "\n")
-    keystream, add = bill.client_rates.keystream / 1e9, bill.aggregator_rates.add / 1e9
-    peak, peak_limit = bill.peak_mib, bill.peak_limit_mib
-    typer.echo(f"limits      {keystream:.1f} GB/s of keystream, {add:.1f} GB/s of additions, in one thread")
-    typer.echo(f"upload      {bill.upload_bytes:,} bytes of at most {bill.upload_limit_bytes:,}")
-    typer.echo(f"aggregator  {peak:.0f} MiB above the idle process, of at most {peak_limit:.0f}")
-    typer.echo(f"exact       {_yes(bill.exact)}: the opened sum of {bill.survivors} vectors, bit for bit")
+    bill = measured.measure(setting, folder, _progress(setting))
+    return bench_lines.sum_lines(bill) if as_json else bench_lines.sum_words(bill)
 
 
-def _stages(bill: Bill) -> str:
-    from secfed.bench.costs import TOTAL
-    from secfed.cli.tables import table
-
-    figures = list(bill.figures())
-    whole = {each.side: each.cpu_s or 0.0 for each in figures if each.stage == TOTAL}
-    shown = [
-        each for each in figures if each.part is None or (each.cpu_s or 0.0) >= _SHOWN * whole[each.side]
-    ]
-    return table(_HEAD, map(_cells, shown))
-
-
-def _cells(figure: Figure) -> tuple[str, ...]:
-    name = figure.stage if figure.part is None else f"  {figure.part}"
-
-    def number(value: float | None, factor: float, digits: int) -> str:
-        return "" if value is None else f"{factor * value:.{digits}f}"
-
-    return (
-        figure.side, name, number(figure.cpu_s, 1e3, 2), number(figure.wall_s, 1e3, 2),
-        number(figure.bytes_up, 1e-3, 1), number(figure.bytes_down, 1e-3, 1), number(figure.peak_mib, 1, 1),
-        number(figure.floor_s, 1e3, 2), number(figure.ratio, 1, 2),
-    )  # fmt: skip
-
-
-def _last_line(bill: Bill) -> dict[str, object]:
-    return {
-        "exact": bill.exact,
-        "survivors": bill.survivors,
-        "neighbours": bill.params.neighbours,
-        "threshold": bill.params.threshold,
-        "quorum": bill.params.quorum,
-        "client_ratio": bill.client_ratio,
-        "client_kernel_ratio": bill.client_kernel_ratio,
-        "aggregator_ratio": bill.aggregator_ratio,
-        "upload_bytes": bill.upload_bytes,
-        "upload_limit_bytes": bill.upload_limit_bytes,
-        "peak_mib": bill.peak_mib,
-        "peak_limit_mib": bill.peak_limit_mib,
-        "keystream_gb_s": bill.client_rates.keystream / 1e9,
-        "add_gb_s": bill.aggregator_rates.add / 1e9,
-    }
-
-
-# -- over loopback -----------------------------------------------------------------------------
-
-
-def _over_loopback(setting: Setting, directory: Path | None, *, as_json: bool) -> None:
+def _over_loopback(setting: Setting, folder: Path, *, as_json: bool) -> Iterator[str]:
+    """What a measured round over loopback prints."""
     from secfed.bench import loopback
-    from secfed.cli.tables import table
+    from secfed.cli import bench_lines
 
-    with _folder(directory) as folder:
-        trip = loopback.measure(setting, folder, _progress(setting))
-    figures = list(trip.figures())
-    if as_json:
-        header = _header(setting)
-        for name in ("dropouts", "losses", "threads"):  # not this command's to choose
-            del header[name]
-        _print_lines(header, figures, _last_of_trip(trip))
-        return
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in trip.shares().items())
-    server, bare = trip.cpu_s_per_gb, trip.bare.cpu_s_per_gb
-    typer.echo(table(_HEAD, map(_cells, figures)))
-    typer.echo(f"\nround       {trip.wall_s:.2f} s; of a client's time {shares}")
-    if trip.ratio_shown is None:
-        typer.echo("server      too few bytes for its processor time to be told: name more --coordinates")
-    else:
-        typer.echo(
-            f"server      {server:.2f} CPU s an uploaded GB, "
-            f"{trip.ratio_shown:.2f} times a bare stream's {bare:.2f}"
-        )
-    typer.echo(f"exact       {_yes(trip.exact)}: the published sum, to the last step of the grid")
-
-
-def _last_of_trip(trip: RoundTrip) -> dict[str, object]:
-    return {
-        "exact": trip.exact,
-        "round_s": trip.wall_s,
-        "shares": trip.shares(),
-        "server_cpu_s_per_gb": trip.cpu_s_per_gb,
-        "bare_cpu_s_per_gb": trip.bare.cpu_s_per_gb,
-        "ratio": trip.ratio_shown,
-        "peak_mib": trip.peak_mib,
-        "empty_call_s": trip.empty_call_s,
-    }
-
-
-# -- what they share ---------------------------------------------------------------------------
-
-
-def _header(setting: Setting) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return {"fraction_bits" if name == "bits" else name: value for name, value in asdict(setting).items()}
-
-
-def _print_lines(header: dict[str, object], figures: list[Figure], last: dict[str, object]) -> None:
-    from secfed.bench.figures import as_json
-
-    typer.echo(as_json({"kind": "setting", "schema": 1} | header))
-    for figure in figures:
-        typer.echo(as_json(figure))
-    typer.echo(as_json({"kind": "result"} | last))
+    trip = loopback.measure(setting, folder, _progress(setting))
+    return bench_lines.trip_lines(setting, trip) if as_json else bench_lines.trip_words(trip)
 
 
 def _progress(setting: Setting) -> Callable[[str], None]:
@@ -410,34 +269,16 @@ def _progress(setting: Setting) -> Callable[[str], None]:
 
 @contextmanager
 def _folder(directory: Path | None) -> Iterator[Path]:
-    """A folder of its own, removed at the end, which SIGTERM brings about as Ctrl-C does.
+    """A folder for a measurement.
 
     Raises:
         ConfigError: There is no such folder to make it in.
     """
-    import signal
-    import tempfile
-
+    from secfed.cli.scratch import scratch_folder
     from secfed.errors import ConfigError
 
     if directory is not None and not directory.is_dir():
         what = "is no folder" if directory.exists() else "does not exist"
         raise ConfigError(f"{directory} {what}", hint="Name an existing folder with --dir.")
-    former = signal.signal(signal.SIGTERM, _stop)
-    try:
-        with tempfile.TemporaryDirectory(prefix="secfed-bench-", dir=directory) as name:
-            yield Path(name)
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    """SIGTERM: the daemon and the folder with its keys would outlive the command otherwise."""
-    import signal
-
-    signal.signal(number, signal.SIG_IGN)  # a second one would cut the clearing away short
-    raise KeyboardInterrupt
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "NO"
+    with scratch_folder("secfed-bench-", directory) as folder:
+        yield folder

@@ -21,7 +21,8 @@ from secfed.errors import ConfigError
 
 if TYPE_CHECKING:
     from secfed.config import ClientConfig
-    from secfed.training.ranks import Channel, Team
+    from secfed.training.channel import Channel
+    from secfed.training.ranks import Team
 
 __all__ = ["Place", "assist", "device_of", "launcher", "place", "team"]
 
@@ -181,6 +182,6 @@ def _meeting(config: ClientConfig, where: Place) -> Path:
 
 
 def _channel(config: ClientConfig, where: Place) -> Channel:
-    from secfed.training.ranks import Channel
+    from secfed.training.channel import Channel
 
     return Channel(where.rank, where.size, _meeting(config, where))

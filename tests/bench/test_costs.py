@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from secfed.bench.bare import Stream
 from secfed.bench.cohort import Setting
 from secfed.bench.costs import TOTAL, UNTIL_SENT, Bill
 from secfed.bench.limits import Rates
 from secfed.bench.meter import Reading
+from secfed.bench.roundtrip import RoundTrip
 from secfed.bench.seats import ENCODE, OPEN, SUM
-from secfed.bench.targets import Row, rows_of, rows_of_all
+from secfed.bench.targets import Row, row_of_trip, rows_of, rows_of_all
 from secfed.secagg.messages import Phase
 from secfed.secagg.params import Params
 
@@ -76,6 +78,30 @@ def test_keystream_and_addition_make_up_the_masks(bill: Bill) -> None:
     }
     split = [parts[name] or 0.0 for name in ("masks: keystream, at the limit", "masks: add")]
     assert sum(split) == parts["masks"] == 8.0
+
+
+def test_parts_make_up_the_ratio_of_the_profiled_round(bill: Bill) -> None:
+    """9 s a stage, half of it masks: 22.5 s of them are below the keystream's floor of 40 s."""
+    floor = bill.client_floor_s
+    assert bill.client_parts() == {
+        "masks: keystream, at the limit": 22.5 / floor, "masks: add": 0.0, "rest": 22.5 / floor
+    }  # fmt: skip
+    assert bill.client_kernel_ratio == 22.5 / floor
+    assert sum(bill.aggregator_parts().values()) == pytest.approx(8.0 / bill.aggregator_floor_s)
+    assert bill.receiving_parts_s() == {"masks": 8.0, "rest": 0.0}
+    assert sum(bill.upload_parts().values()) == pytest.approx(bill.upload_bytes / bill.upload_limit_bytes)
+    assert max(bill.peak_parts().values()) == bill.peak_mib / bill.peak_limit_mib
+
+
+def test_the_server_is_told_apart_by_the_same_sum_without_the_network(bill: Bill) -> None:
+    """Bare 2 s and 9 s in all; 8 s of work are known, and what they leave belongs to nothing."""
+    trip = RoundTrip(
+        (), 1.0, 9.0, uploaded_bytes=10**9, upload_cpu_s=9.0, peak_mib=1.0, empty_call_s=0.0,
+        bare=Stream(10**9, 1.0, 2.0), exact=True,
+    )  # fmt: skip
+    row = row_of_trip(trip, bill)
+    assert (row.number, row.ratio) == (6, 4.5)
+    assert row.parts == {"bare stream": 1.0, "masks": 4.0, "rest": 0.0}
 
 
 def test_a_target_is_met_up_to_its_bound(bill: Bill) -> None:

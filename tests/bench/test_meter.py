@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import pytest
@@ -14,14 +15,14 @@ SPIN_S = 0.02
 
 
 def spin(seconds: float) -> None:
-    """Use so much processor time."""
-    ends = time.process_time() + seconds
-    while time.process_time() < ends:
+    """Use so much processor time of this thread."""
+    ends = time.thread_time() + seconds
+    while time.thread_time() < ends:
         pass
 
 
 class Work:
-    """A method, a class method and a static one."""
+    """A method, class methods and a static one."""
 
     def outer(self) -> None:
         spin(SPIN_S)
@@ -31,6 +32,12 @@ class Work:
     @classmethod
     def inner(cls) -> None:
         spin(SPIN_S)
+
+    @classmethod
+    def fan(cls) -> None:
+        """Work in threads of its own."""
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(spin, [SPIN_S] * 4))
 
     @staticmethod
     def aside(value: int) -> int:
@@ -85,6 +92,26 @@ def test_functions_of_modules_and_pieces_of_the_measuring_program_are_parts_too(
         vars(module)["work"](SPIN_S)
     parts.unwrap()
     assert meter.readings["one"].parts.keys() == {"own", "module"}
+
+
+def test_work_of_several_threads_is_each_threads_own() -> None:
+    """Eight turns in four threads at once: none counts another's time, which would be four times as much.
+    What hands its work to threads of its own is counted whole.
+    """
+    parts = Parts({"inner": ((Work, "inner"),), "fan": ((Work, "fan"),)}, spread=["fan"])
+    meter = Meter(parts)
+    parts.wrap()
+    try:
+        with meter.stage("beside"), ThreadPoolExecutor(4) as pool:
+            for turn in [pool.submit(Work.inner) for _ in range(8)]:
+                turn.result()
+        with meter.stage("inside"):
+            Work.fan()
+    finally:
+        parts.unwrap()
+    beside, inside = meter.readings["beside"], meter.readings["inside"]
+    assert 8 * SPIN_S <= beside.parts["inner"] < 1.5 * beside.cpu_s
+    assert 2 * SPIN_S <= inside.parts["fan"] <= inside.cpu_s
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks by stage are Linux's")

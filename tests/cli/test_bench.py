@@ -54,7 +54,7 @@ def test_a_sum_with_a_dropout_is_exact_and_every_stage_has_a_line(
     setting, *figures, last = lines(done.out)
     assert (setting["clients"], setting["coordinates"], setting["dropouts"]) == (5, 2000, 1)
     assert setting["fraction_bits"] == 16
-    assert (setting["kind"], last["kind"]) == ("setting", "result")
+    assert (setting["kind"], setting["schema"], last["kind"]) == ("setting", 1, "result")
     assert {figure["kind"] for figure in figures} == {"figure"}
     assert all(list(figure) == COLUMNS for figure in figures)
     stages = {
@@ -164,6 +164,40 @@ def test_targets_that_were_measured_are_shown_when_a_later_one_fails(
     assert "1  the kernel  so fast   1.20   1.50     met" in done.out
 
 
+@pytest.fixture
+def two_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is met, one is missed; both say what their ratio consists of."""
+    parts = {"rest": 0.25, "key agreement": 0.75, "keystream": 1.0} | {f"part {n}": 0.01 for n in range(5)}
+    rows = (
+        Row(1, "the kernel", 1.2, 1.5, "so fast", {"keystream": 1.0}),
+        Row(2, "a client", 2.05, 2.0, "", parts),
+    )
+    monkeypatch.setattr("secfed.bench.targets.measure", lambda *_, **__: iter(rows))
+
+
+@pytest.mark.usefixtures("two_targets")
+def test_a_missed_target_says_what_its_ratio_consists_of(secfed: Callable[..., Any]) -> None:
+    """The largest parts by name, the rest as one; nothing of a target that is met."""
+    done = secfed("bench", "targets", "--no-training")
+    *_, head, profile = done.out.splitlines()
+    assert head == "What the ratio of a missed target consists of:"
+    assert profile == (
+        "2  a client: keystream 1.00, key agreement 0.75, rest 0.25, part 0 0.01, part 1 0.01, part 2 0.01, "
+        "all else 0.02"
+    )
+
+
+@pytest.mark.usefixtures("two_targets")
+def test_targets_as_json_begin_with_the_setting_and_its_schema(secfed: Callable[..., Any]) -> None:
+    setting, *targets = lines(secfed("bench", "targets", "--no-training", "--json").out)
+    assert (setting["kind"], setting["schema"], setting["training"]) == ("setting", 1, False)
+    assert [(row["kind"], row["number"], row["met"]) for row in targets] == [
+        ("target", 1, True),
+        ("target", 2, False),
+    ]
+    assert targets[1]["parts"]["key agreement"] == 0.75
+
+
 def test_a_share_above_none_loses_somebody(secfed: Callable[..., Any], disk: Path) -> None:
     size = ("--clients", 5, "--coordinates", 10, "--dropouts", 0.01, "--repeats", 1)
     done = secfed("bench", "secure-sum", *size, "--dir", disk)
@@ -224,7 +258,10 @@ def test_limits_have_units(secfed: Callable[..., Any], monkeypatch: pytest.Monke
     monkeypatch.setattr("secfed.bench.limits.TURNS", 1)
     done = secfed("bench", "keystream", "--json")
     assert done.code == 0, done.err
-    found = {line["limit"]: (line["value"], line["unit"]) for line in lines(done.out)}
+    setting, *limits = lines(done.out)
+    assert (setting["kind"], setting["schema"], setting["turns"]) == ("setting", 1, 1)
+    assert {line["kind"] for line in limits} == {"limit"}
+    found = {line["limit"]: (line["value"], line["unit"]) for line in limits}
     assert {unit for _, unit in found.values()} == {"GB/s", "us", "ms"}
     assert all(value > 0 for value, _ in found.values())
     assert {"AES-256-CTR", "AES-256-GCM", "X25519", "Ed25519 verify", "quantise 1e6"} <= found.keys()
@@ -247,7 +284,30 @@ def test_every_target_has_a_row(secfed: Callable[..., Any], tmp_path: Path) -> N
     """All but the DP step and the cohort of a thousand; a verdict each, and all sums exact."""
     done = secfed("bench", "targets", "--no-training", "--dir", tmp_path, "--json")
     assert done.code == 0, done.err
-    rows = lines(done.out)
+    _, *rows = lines(done.out)
     assert {row["number"] for row in rows} == {1, 2, 3, 4, 5, 6, 7}
     assert all(row["met"] is (row["ratio"] <= row["at_most"]) for row in rows)
     assert [row["met"] for row in rows if row["number"] == 7] == [True]
+    assert all(row["parts"] for row in rows if row["number"] != 7)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_a_step_says_what_dp_adds_to_it(secfed: Callable[..., Any]) -> None:
+    """Two models, each with the plain step and what each kind of work takes more."""
+    done = secfed(
+        "bench", "dp-step", "--models", os.environ["SECFED_CACHE"], "--batch", 2, "--repeats", 1, "--json"
+    )
+    assert done.code == 0, done.err
+    setting, *steps = lines(done.out)
+    assert (setting["kind"], setting["schema"], setting["batches"]) == ("setting", 1, [2])
+    assert [step["kind"] for step in steps] == ["step", "step"]
+    for step in steps:
+        assert step["parts_to_plain"].keys() == {
+            "plain step",
+            "backward",
+            "clipping and sums",
+            "noise",
+            "rest",
+        }
+        assert step["parts_to_plain"]["clipping and sums"] > 0
