@@ -48,8 +48,25 @@ SHARED_BYTES = 32
 
 _MLKEM_SEED_BYTES = 64
 _FIELD_PRIME = 2**255 - 19
-_PROBE = X25519PrivateKey.from_private_bytes(b"\x40" + bytes(31))
-"""Any scalar is a multiple of the cofactor, so one fixed scalar finds every low-order point."""
+
+_LOW_ORDER = frozenset(
+    (
+        0,
+        1,
+        _FIELD_PRIME - 1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    )
+)
+"""Every u whose multiple by a clamped scalar is zero: on the curve, whose torsion is cyclic of order 8,
+0 has order 2, 1 has order 4 and the two long ones 8; on the twist, where it has order 4, 0 and -1."""
+
+_COEFFICIENTS_BYTES = 1152
+_ML_KEM_Q = 3329
+_LOW_ORDER_REFUSED = "an ephemeral X25519 key is of low order or of the wrong length"
+_MLKEM_REFUSED = "an ephemeral ML-KEM-768 key fails the encapsulation-key check"
+_PAIRS = int.from_bytes(b"\x01\x00\x00" * (_COEFFICIENTS_BYTES // 3), "little")
+"""A one at the place of every second coefficient: three bytes hold two of 12 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +157,13 @@ def check_public(public: AgreementPublic) -> None:
     if len(public.x25519) != X25519_PUBLIC_BYTES or len(public.mlkem) != MLKEM_PUBLIC_BYTES:
         raise PeerError("an ephemeral public key has the wrong length")
     # RFC 7748 would reduce it silently; then a reflected key could pass as another one.
-    if int.from_bytes(public.x25519, "little") >= _FIELD_PRIME:
+    u = int.from_bytes(public.x25519, "little")
+    if u >= _FIELD_PRIME:
         raise PeerError("an ephemeral X25519 key is not in canonical form")
-    _exchange(_PROBE, public.x25519)
-    _mlkem_public(public.mlkem)
+    if u in _LOW_ORDER:
+        raise PeerError(_LOW_ORDER_REFUSED)
+    if not _below_q(public.mlkem[:_COEFFICIENTS_BYTES]):
+        raise PeerError(_MLKEM_REFUSED)
 
 
 def encapsulate(peer: AgreementPublic) -> tuple[bytes, bytes]:
@@ -184,7 +204,7 @@ def _exchange(private: X25519PrivateKey, peer: bytes) -> bytes:
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(peer))
     except ValueError:
-        raise PeerError("an ephemeral X25519 key is of low order or of the wrong length") from None
+        raise PeerError(_LOW_ORDER_REFUSED) from None
 
 
 def _mlkem_public(data: bytes) -> MLKEM768PublicKey:
@@ -192,4 +212,15 @@ def _mlkem_public(data: bytes) -> MLKEM768PublicKey:
     try:
         return MLKEM768PublicKey.from_public_bytes(data)
     except ValueError:
-        raise PeerError("an ephemeral ML-KEM-768 key fails the encapsulation-key check") from None
+        raise PeerError(_MLKEM_REFUSED) from None
+
+
+def _below_q(coefficients: bytes) -> bool:
+    """FIPS 203's modulus check: what 767 is added to reaches 2^12 unless it was below q = 3329.
+
+    All at once: every second coefficient has 12 bits of room above it once the others are masked out.
+    """
+    packed = int.from_bytes(coefficients, "little")
+    even, odd = packed & (0xFFF * _PAIRS), packed >> 12 & (0xFFF * _PAIRS)
+    lift = (4096 - _ML_KEM_Q) * _PAIRS
+    return not ((even + lift) | (odd + lift)) & (0x1000 * _PAIRS)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from collections.abc import Iterable
 
 from secfed.crypto.labels import Label
 from secfed.ids import Digest
 
-__all__ = ["KEY_BYTES", "derive", "derive_from_prk", "digest", "expand", "extract", "lengthed"]
+__all__ = [
+    "KEY_BYTES", "derive", "derive_from_prk", "digest", "digest_pieces", "expand", "extract", "lengthed",
+]  # fmt: skip
 
 KEY_BYTES = 32
 """Length of every symmetric key and seed, bytes: AES-256 and HKDF-SHA256's own width."""
@@ -54,6 +54,21 @@ def digest(label: Label, *fields: bytes) -> Digest:
     return Digest(hashed.digest())
 
 
+def digest_pieces(label: Label, pieces: Iterable[bytes | memoryview], size_bytes: int) -> Digest:
+    """As `digest` of one field, for one that is too long to be held: its pieces, of so many bytes in all.
+
+    Raises:
+        ValueError: The pieces have another size.
+    """
+    hashed, left = hashlib.sha256(lengthed(label.value) + size_bytes.to_bytes(8, "big")), size_bytes
+    for piece in pieces:
+        hashed.update(piece)
+        left -= len(piece)
+    if left:
+        raise ValueError(f"the pieces of a field of {size_bytes} bytes have {size_bytes - left}")
+    return Digest(hashed.digest())
+
+
 def extract(key: bytes, salt: bytes) -> bytes:
     """HKDF-Extract (RFC 5869, section 2.2): 32 uniform bytes from keying material.
 
@@ -77,7 +92,11 @@ def expand(prk: bytes, info: bytes, length: int) -> bytes:
     """
     if not 1 <= length <= 255 * KEY_BYTES:
         raise ValueError(f"HKDF-SHA256 gives 1 to {255 * KEY_BYTES} bytes, not {length}")
-    return HKDFExpand(algorithm=hashes.SHA256(), length=length, info=info).derive(prk)
+    block = okm = hmac.digest(prk, info + b"\x01", "sha256")
+    for number in range(2, -(-length // KEY_BYTES) + 1):
+        block = hmac.digest(prk, block + info + number.to_bytes(1, "big"), "sha256")
+        okm += block
+    return okm[:length]
 
 
 def derive_from_prk(prk: bytes, label: Label, *context: bytes, length: int = KEY_BYTES) -> bytes:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 
@@ -88,6 +88,23 @@ class KeyStream:
         """The first `count` words from the given segment on, shape (count,)."""
         drawn = self._draw(4 * count, start_segment)
         return np.frombuffer(drawn, "<u4").astype(np.uint32, copy=False)
+
+    def tiles(self, count: int, size: int) -> Iterator[NDArray[np.uint32]]:
+        """The first `count` words, `size` at a time, each tile in the place of the one before.
+
+        Args:
+            size: A power of two, at most the kernel's own tile of 2^15 words.
+        """
+        if not 1 <= size <= len(_ZEROS) // 4 or SEGMENT_WORDS % size:
+            raise ValueError(f"a segment is not walked in tiles of {size} words")
+        mode, keystream, zeros = fastest_mode(), bytearray(4 * size), memoryview(_ZEROS)
+        words = np.frombuffer(keystream, "<u4")
+        for segment, begin in enumerate(range(0, count, SEGMENT_WORDS)):
+            context = mode.context(self._seed, segment)
+            for start in range(begin, min(begin + SEGMENT_WORDS, count), size):
+                tile = words[: count - start]
+                context.update_into(zeros[: tile.nbytes], keystream)
+                yield tile.astype(np.uint32, copy=False)
 
     def read(self, count: int, *, start_segment: int = 0) -> bytes:
         """The first `count` bytes from the given segment on."""

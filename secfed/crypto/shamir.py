@@ -28,6 +28,9 @@ SECRET_BYTES = 32
 
 _TOP_BIT = 1 << 255
 
+_UNREDUCED = 32
+"""Steps of Horner's rule between two reductions: a step adds a coordinate's bits, a division costs three."""
+
 
 def random_secret(entropy: Callable[[int], bytes] = os.urandom) -> bytes:
     """A uniform element of the field, by rejection sampling.
@@ -73,7 +76,7 @@ def split(
 
 
 def evaluate(coefficients: Sequence[int], x: int, *, prime: int = PRIME) -> int:
-    """The polynomial's value at x, by Horner's rule.
+    """The polynomial's value at x, by Horner's rule, reduced once in a while.
 
     Args:
         coefficients: Constant term first, each in [0, prime).
@@ -81,8 +84,10 @@ def evaluate(coefficients: Sequence[int], x: int, *, prime: int = PRIME) -> int:
         prime: The field; small ones make examples that can be checked on paper.
     """
     value = 0
-    for coefficient in reversed(coefficients):
-        value = (value * x + coefficient) % prime
+    for end in range(len(coefficients), 0, -_UNREDUCED):
+        for coefficient in reversed(coefficients[max(0, end - _UNREDUCED) : end]):
+            value = value * x + coefficient
+        value %= prime
     return value
 
 

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,17 +127,17 @@ class FixedPoint:
             raise ValueError("a vector of float64 is encoded")
         if out.shape != vector.shape or out.dtype != np.uint32:
             raise ValueError("a vector is encoded into as many words of uint32")
-        rounding = KeyStream(entropy(KEY_BYTES))
+        dice = KeyStream(entropy(KEY_BYTES)).tiles(vector.size, _TILE)
         scratch = _Scratch(min(_TILE, vector.size))
-        for segment, begin in enumerate(range(0, vector.size, SEGMENT_WORDS)):
-            end = min(begin + SEGMENT_WORDS, vector.size)
-            dice = rounding.words(end - begin, start_segment=segment)
-            for start in range(begin, end, _TILE):
-                stop = min(start + _TILE, end)
-                tile, levels = vector[start:stop], out[start:stop]
-                self._round(tile, dice[start - begin : stop - begin], scratch, levels)
-                if int(levels.min()) <= 1 or int(levels.max()) >= self.levels - 1:
-                    self._settle(tile, levels, start)
+        for start, drawn in zip(range(0, vector.size, _TILE), dice, strict=True):
+            tile, levels = vector[start : start + _TILE], out[start : start + _TILE]
+            largest = tile.max()
+            if not (largest <= self.bound and tile.min() >= -self.bound):  # NaN fails it too
+                self._refuse(tile, start)
+            self._round(tile, drawn, scratch, levels)
+            if largest > self.bound - self.step:
+                # At x = bound the last addition may round up to one point too many.
+                np.minimum(levels, np.uint32(self.levels), out=levels)
 
     def decode_sum(self, total: NDArray[np.uint32], count: int) -> NDArray[np.float64]:
         """The sum of the real vectors behind a sum of grid integers.
@@ -169,33 +170,20 @@ class FixedPoint:
         scratch: _Scratch,
         out: NDArray[np.uint32],
     ) -> None:
-        """floor(position + u) with u uniform in [0, 1): up as often as the fraction says.
-
-        What is beyond the bound comes out within one of an end of the grid, or beyond it: a processor
-        makes the least or the nearest int32 of what no int32 holds, and a negative one is a large word.
-        """
+        """floor(position + u) with u uniform in [0, 1): up as often as the fraction says."""
         position, shifted = scratch.position[: tile.size], scratch.shifted[: tile.size]
         scratch.dice[: tile.size] = dice
-        with np.errstate(invalid="ignore", over="ignore"):  # what is far beyond the bound is refused later
-            np.multiply(tile, self.levels / (2 * self.bound), out=position)
-            np.add(position, self.levels / 2 - _SHIFT, out=position)
-            np.add(position, shifted, out=position)
-            # Below 2^31, where the signed conversion is exact and twice as fast.
-            np.copyto(out.view(np.int32), position, casting="unsafe")
+        np.multiply(tile, self.levels / (2 * self.bound), out=position)
+        np.add(position, self.levels / 2 - _SHIFT, out=position)
+        np.add(position, shifted, out=position)
+        # Below 2^31, where the signed conversion is exact and twice as fast.
+        np.copyto(out.view(np.int32), position, casting="unsafe")
 
-    def _settle(self, tile: NDArray[np.float64], out: NDArray[np.uint32], offset: int) -> None:
-        """A tile that reaches an end of the grid: refuse what is beyond the bound.
-
-        Raises:
-            EncodingError: A coordinate is; NaN fails the comparison too.
-        """
-        inside = np.abs(tile) <= self.bound
-        if not inside.all():
-            at = int(np.argmin(inside))
-            reason = "is beyond the bound" if np.isfinite(tile[at]) else "is not finite"
-            raise EncodingError(f"coordinate {offset + at} of the vector {reason}")
-        # At x = bound the last addition may round up to one point too many.
-        np.minimum(out, np.uint32(self.levels), out=out)
+    def _refuse(self, tile: NDArray[np.float64], offset: int) -> NoReturn:
+        """Name the first coordinate of a tile that is beyond the bound, or NaN."""
+        at = int(np.argmin(np.abs(tile) <= self.bound))
+        reason = "is beyond the bound" if np.isfinite(tile[at]) else "is not finite"
+        raise EncodingError(f"coordinate {offset + at} of the vector {reason}")
 
 
 class _Scratch:

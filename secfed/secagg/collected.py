@@ -136,7 +136,7 @@ class Collected:
     def take_ciphertexts(self, member: MemberIndex, reply: CiphertextList) -> None:
         """One ciphertext for each higher-numbered neighbour with an advert, as signed."""
         index = self._codec.decode(CiphertextIndex, self._open(reply.index, Label.SIGN_CIPHERTEXTS, member))
-        digests = {entry.member: entry.digest for entry in index.items}
+        digests = dict(index.items)
         wanted = {other for other in self.neighbours(member, self.adverts) if other > member}
         if digests.keys() != wanted or reply.ciphertexts.keys() != wanted:
             raise PeerError(
@@ -150,7 +150,7 @@ class Collected:
     def take_bundle(self, member: MemberIndex, reply: Bundle) -> None:
         """One item for every neighbour with a ciphertext list, and the blob, as signed."""
         index = self._codec.decode(ShareIndex, self._open(reply.index, Label.SIGN_BUNDLE, member))
-        digests = {entry.member: entry.digest for entry in index.items}
+        digests = dict(index.items)
         wanted = set(self.neighbours(member, self.lists))
         if digests.keys() != wanted or reply.items.keys() != wanted:
             raise PeerError(

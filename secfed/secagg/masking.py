@@ -26,12 +26,11 @@ def mask(
     me: MemberIndex,
     self_seed: bytes,
     edge_seeds: Mapping[MemberIndex, bytes],
-    bits: int,
 ) -> None:
     """Mask a vector in place: y = x + self mask + masks to higher members - masks to lower ones.
 
     Args:
-        words: Shape (d,), values below 2^bits; overwritten with values below 2^bits.
+        words: Shape (d,); masked modulo 2^32, and so modulo 2^B once packing leaves only B bits.
         edge_seeds: The seed of every edge that is in the share set, exactly these.
     """
     combine_masks(
@@ -39,7 +38,6 @@ def mask(
         add=[self_seed, *(seed for other, seed in edge_seeds.items() if other > me)],
         subtract=[seed for other, seed in edge_seeds.items() if other < me],
     )
-    ring.reduce(words, bits)
 
 
 def unmask(

@@ -187,8 +187,8 @@ class Encapsulated:
     def _agree(self, item: DeliveredCiphertexts, statement: bytes) -> EdgeKeys:
         """The edge's secrets, from the ciphertext that its lower end signed."""
         a, other = self.attempt, item.sender
-        index = a.us.codec.decode(CiphertextIndex, statement)
-        if any(entry.member <= other for entry in index.items):
+        digests = dict(a.us.codec.decode(CiphertextIndex, statement).items)
+        if digests and min(digests) <= other:
             raise PeerError("a ciphertext list is for a lower-numbered member", culprits=[a.site(other)])
         if other > a.me:
             if item.own is not None:
@@ -196,7 +196,7 @@ class Encapsulated:
             ciphertext, shared = self.sent[other]
             low, high = self.adverts[a.me], self.adverts[other]
         else:
-            ciphertext = self._own_ciphertext(item, index)
+            ciphertext = self._own_ciphertext(item, digests)
             shared = self.keys.decapsulate(ciphertext)
             low, high = self.adverts[other], self.adverts[a.me]
         peer = self.peers[other]
@@ -208,9 +208,8 @@ class Encapsulated:
         )
         return derive.edge_keys(secret, a.h, a.me, other)
 
-    def _own_ciphertext(self, item: DeliveredCiphertexts, index: CiphertextIndex) -> bytes:
+    def _own_ciphertext(self, item: DeliveredCiphertexts, digests: Mapping[MemberIndex, Digest]) -> bytes:
         a = self.attempt
-        digests = {entry.member: entry.digest for entry in index.items}
         if item.own is None or a.me not in digests:
             raise PeerError("a ciphertext list leaves this site out", culprits=[a.site(item.sender)])
         if not derive.same(derive.item_digest(a.h, item.sender, a.me, item.own), digests[a.me]):
@@ -265,9 +264,8 @@ class Shared:
             ),
         )
         seeds = {member: self.edges[member].mask for member in senders}
-        bits = a.manifest.word_bits
-        masking.mask(words, me=a.me, self_seed=self.self_seed, edge_seeds=seeds, bits=bits)
-        packed = ring.pack(words, bits)
+        masking.mask(words, me=a.me, self_seed=self.self_seed, edge_seeds=seeds)
+        packed = ring.pack(words, a.manifest.word_bits)
         vector = derive.vector_digest(a.h, a.me, hashlib.sha256(packed).digest())
         statement = a.us.codec.encode(MaskedStatement(vector, len(packed), tuple(complaints)))
         following = Masked(a, t, frozenset(seen) - {a.me}, held)
@@ -276,8 +274,7 @@ class Shared:
     def _own_item(self, item: DeliveredBundle, statement: bytes) -> BundleItem:
         """The owner's item for this holder, once it is the one that its owner signed."""
         a, owner = self.attempt, item.sender
-        index = a.us.codec.decode(ShareIndex, statement)
-        digests = {entry.member: entry.digest for entry in index.items}
+        digests = dict(a.us.codec.decode(ShareIndex, statement).items)
         if item.own is None or a.me not in digests:
             raise PeerError("a neighbour's bundle does not list this site", culprits=[a.site(owner)])
         if not derive.same(
@@ -329,17 +326,22 @@ class Masked:
         return Confirmed(self, survivors, statement), SignedReply(a.sign(Label.SIGN_CONFIRM, statement))
 
     def _refuse_difference(self, survivors: frozenset[ClientId]) -> None:
-        """Two sums over almost the same members would show the few by which they differ."""
+        """Two sums over almost the same members would show the few by which they differ.
+
+        A of these may be corrupt, whose vectors the aggregator takes off; what is then left of the
+        difference still holds `min_cohort` vectors.
+        """
         a = self.attempt
         key = a.terms.difference_key
         if key is None:
             return
+        least = a.terms.min_cohort + a.params.corrupt
         for earlier in a.us.record.answered_under(key):
             apart = len(survivors ^ earlier.survivors)
-            if earlier.attempt != a.h and 0 < apart < a.terms.min_cohort:
+            if earlier.attempt != a.h and 0 < apart < least:
                 raise DifferenceRuleError(
                     f"this sum and an earlier one of the same contribution differ by {apart} "
-                    f"member{'s' * (apart != 1)}, fewer than {a.terms.min_cohort}"
+                    f"member{'s' * (apart != 1)}, fewer than {least}"
                 )
 
 

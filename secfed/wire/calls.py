@@ -21,7 +21,7 @@ __all__ = [
     "decode_download", "decode_hello", "decode_in_force", "decode_job_command", "decode_start_job",
     "decode_upload_frame", "decode_upload_header", "encode_call", "encode_chunk", "encode_download",
     "encode_hello", "encode_in_force", "encode_job_command", "encode_start_job", "encode_upload_frame",
-    "encode_upload_header",
+    "encode_upload_header", "piece_at",
 ]  # fmt: skip
 
 VERBS = ("pause", "resume", "stop")
@@ -173,6 +173,42 @@ def decode_upload_frame(data: bytes) -> Call | Piece:
             )
         case _:
             raise PeerError("an empty frame")
+
+
+def piece_at(data: bytes, offset: int, size: int) -> memoryview | None:
+    """What a frame holds if it is the one serialisation of the piece of this place and size; else None.
+
+    Gives what `decode_upload_frame` would, without parsing: a GB of it costs 0.2 s, and this nothing.
+    """
+    head = _piece_head(offset, size)
+    if size < 1 or len(data) != len(head) + size or not data.startswith(head):
+        return None
+    return memoryview(data)[len(head) :]
+
+
+def _piece_head(offset: int, size: int) -> bytes:
+    """All that stands before a piece's data: tags and lengths, the offset unless it is 0."""
+    place = _tag(pb.Piece.OFFSET_FIELD_NUMBER, _VARINT) + _varint(offset) if offset else b""
+    inner = place + _tag(pb.Piece.DATA_FIELD_NUMBER, _LENGTHED) + _varint(size)
+    return _tag(pb.UploadFrame.PIECE_FIELD_NUMBER, _LENGTHED) + _varint(len(inner) + size) + inner
+
+
+_VARINT, _LENGTHED = 0, 2
+"""Protobuf's wire types of numbers, and of bytes and messages."""
+
+
+def _tag(number: int, kind: int) -> bytes:
+    return _varint(number << 3 | kind)
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; the highest bit says that more follow."""
+    octets = bytearray()
+    while value >= 128:
+        octets.append(value & 127 | 128)
+        value >>= 7
+    octets.append(value)
+    return bytes(octets)
 
 
 # -- downloads ---------------------------------------------------------------------------------

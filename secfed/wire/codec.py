@@ -145,11 +145,11 @@ def _items_to(items: tuple[ItemDigest, ...]) -> list[pb.ItemDigest]:
 
 
 def _items_from(messages: Sequence[pb.ItemDigest], least: int) -> tuple[ItemDigest, ...]:
-    members = members_of(messages, lambda item: item.member, least, limits.NEIGHBOURS_MAX, "items")
-    return tuple(
-        ItemDigest(member, strict.digest(item.digest, "an item's digest"))
-        for member, item in zip(members, messages, strict=True)
-    )
+    strict.ranged(len(messages), least, limits.NEIGHBOURS_MAX, "the number of items")
+    items = [(item.member, item.digest) for item in messages]
+    strict.members([member for member, _ in items], least, limits.NEIGHBOURS_MAX, "items")
+    strict.digests([digest for _, digest in items], "an item's digest")
+    return tuple(map(ItemDigest._make, items))
 
 
 def _ciphertext_index_to(value: CiphertextIndex) -> pb.CiphertextIndex:

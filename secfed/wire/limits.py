@@ -10,14 +10,14 @@ from __future__ import annotations
 from secfed.secagg import degree, params
 
 __all__ = [
-    "AUDIT_KINDS_MAX", "BLOB_ENTRY_BYTES", "BODY_BYTES_MAX", "CALLS_EACH_MAX", "CALLS_MAX",
-    "CALL_BYTES_MAX", "CHUNK_BYTES_MAX", "COHORT_MAX", "COMMAND_BYTES_MAX", "CONNECTIONS_MAX",
-    "CONNECTION_IDLE_S", "DIGEST_BYTES", "ENVELOPE_BYTES", "FIRST_FRAME_S", "FRAME_BYTES_MAX",
-    "HANDSHAKE_S", "HELLOS_MAX", "HELLO_BYTES_MAX", "HISTORY_BYTES_MAX", "HISTORY_ROUNDS_MAX", "JOBS_MAX",
-    "JOB_PLAN_BYTES_MAX", "MAX_SKEW_S", "MLKEM_CIPHERTEXT_BYTES", "MLKEM_KEY_BYTES", "NEIGHBOURS_MAX",
-    "PROBES_MAX", "PROBE_BYTES_MAX", "PROBE_S", "REFUSAL_BYTES_MAX", "REFUSAL_S", "REPLY_BYTES_MAX",
-    "ROSTER_BYTES_MAX", "ROUND_PLAN_BYTES_MAX", "SEAL_TAG_BYTES", "SHARE_BYTES", "SIGNATURE_BYTES",
-    "SITES_MAX", "STATEMENT_BYTES_MAX", "STREAMS_MAX", "SUITE_CHARS_MAX", "TEXT_BYTES_MAX",
+    "AUDIT_KINDS_EACH_MAX", "AUDIT_KINDS_MAX", "BLOB_ENTRY_BYTES", "BODY_BYTES_MAX", "CALLS_EACH_MAX",
+    "CALLS_MAX", "CALL_BYTES_MAX", "CHUNK_BYTES_MAX", "COHORT_MAX", "COMMAND_BYTES_MAX", "CONNECTIONS_MAX",
+    "CONNECTION_IDLE_S", "DIGEST_BYTES", "ENVELOPE_BYTES", "FIRST_FRAME_S", "FRAME_BYTES_MAX", "HANDSHAKE_S",
+    "HELLOS_MAX", "HELLO_BYTES_MAX", "HISTORY_BYTES_MAX", "HISTORY_ROUNDS_MAX", "JOBS_MAX",
+    "JOB_PLAN_BYTES_MAX", "MAX_SKEW_S", "MESSAGE_S", "MLKEM_CIPHERTEXT_BYTES", "MLKEM_KEY_BYTES",
+    "NEIGHBOURS_MAX", "PROBES_MAX", "PROBE_BYTES_MAX", "PROBE_S", "REFUSAL_BYTES_MAX", "REFUSAL_S",
+    "REPLY_BYTES_MAX", "ROSTER_BYTES_MAX", "ROUND_PLAN_BYTES_MAX", "SEAL_TAG_BYTES", "SHARE_BYTES",
+    "SIGNATURE_BYTES", "SITES_MAX", "STATEMENT_BYTES_MAX", "STREAMS_MAX", "SUITE_CHARS_MAX", "TEXT_BYTES_MAX",
     "TOLD_BYTES_MAX", "UNPROVEN_MAX", "VECTOR_BYTES_MAX", "VECTOR_WORDS_MAX", "VERSION_CHARS_MAX",
     "WORD_BITS_MAX", "X25519_KEY_BYTES",
 ]  # fmt: skip
@@ -161,12 +161,15 @@ CALLS_EACH_MAX = 8
 """Calls of one member at a time: one that waits, one upload or download, and some that overlap."""
 
 UNPROVEN_MAX = 16
-"""Calls over one certificate at a time whose hello is still awaited: an upload's comes with its first frame.
+"""Uploads over one certificate at a time whose hello is still awaited: it comes with the first frame.
 Of more the oldest gives way, so whoever has the TLS key alone takes neither the other members' share of
-calls nor the member's own."""
+calls nor the member's own. (Other calls are not let in before their one message is here.)"""
 
 FIRST_FRAME_S = 10.0
 """How long an upload may take to say what it is, seconds."""
+
+MESSAGE_S = 30.0
+"""How long any other call may take to bring its one message, seconds: 1 MiB at 64 KiB/s takes half of it."""
 
 REFUSAL_S = 2.0
 """How long the other side may take to hear why its call ends, seconds."""
@@ -178,7 +181,11 @@ HELLOS_MAX = 100_000
 """Calls of one member within the clock's window: some 8 MiB, a hundred times what a busy round makes."""
 
 AUDIT_KINDS_MAX = 1000
-"""Kinds of audit entry kept apart between two writes; more of them are written as one kind, `many`."""
+"""Kinds of audit entry kept apart between two writes; more of them are written as one kind, `many`, for each
+member and call."""
+
+AUDIT_KINDS_EACH_MAX = 100
+"""Of them, kinds of one member: nobody's many addresses or commands take the others' places."""
 
 PROBES_MAX = 16
 """Requests, or health checks, at one time on a loopback port: each takes a descriptor, and a thread."""

@@ -10,9 +10,10 @@ Everything here raises `PeerError` with the name of the thing that was wrong.
 from __future__ import annotations
 
 import itertools
+import operator
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -23,9 +24,9 @@ from secfed.wire import limits
 from secfed.wire.pb import statements_pb2 as pb
 
 __all__ = [
-    "clip", "count", "decimal", "digest", "exact", "federation", "increasing", "job", "member", "members",
-    "parse", "phase", "ranged", "serialise", "signed_from", "signed_to", "site", "sites", "sized", "text",
-    "token",
+    "clip", "count", "decimal", "digest", "digests", "exact", "federation", "increasing", "job", "member",
+    "members", "parse", "phase", "ranged", "serialise", "signed_from", "signed_to", "site", "sites",
+    "sized", "text", "token",
 ]  # fmt: skip
 
 M = TypeVar("M", bound=Message)
@@ -99,6 +100,13 @@ def digest(data: bytes, what: str) -> Digest:
     return Digest(exact(data, limits.DIGEST_BYTES, what))
 
 
+def digests(values: Sequence[bytes], what: str) -> None:
+    """Digests, of 32 bytes each."""
+    if set(map(len, values)) - {limits.DIGEST_BYTES}:
+        for value in values:
+            digest(value, what)
+
+
 def ranged(value: int, least: int, most: int, what: str) -> int:
     """A number from `least` to `most`."""
     if not least <= value <= most:
@@ -124,14 +132,17 @@ def member(value: int) -> MemberIndex:
 def increasing(values: Sequence[Any], least: int, most: int, what: str) -> None:
     """From `least` to `most` entries, sorted, none twice."""
     ranged(len(values), least, most, f"the number of {what}")
-    if any(a >= b for a, b in itertools.pairwise(values)):
+    if not all(map(operator.lt, values, itertools.islice(values, 1, None))):
         raise PeerError(f"{what} are not strictly increasing")
 
 
 def members(values: Sequence[int], least: int, most: int, what: str) -> tuple[MemberIndex, ...]:
     """Members, sorted, none twice."""
     increasing(values, least, most, what)
-    return tuple(map(member, values))
+    if values:  # sorted: the ends speak for all between
+        member(values[0])
+        member(values[-1])
+    return cast("tuple[MemberIndex, ...]", tuple(values))
 
 
 def sites(values: Sequence[str], least: int, most: int, what: str) -> tuple[ClientId, ...]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secfed.crypto import agreement, kdf
 from secfed.crypto.agreement import AgreementPublic, KeyPair, check_public, edge_secret, encapsulate
@@ -134,12 +136,51 @@ def test_keys_that_fail_the_encapsulation_key_check_are_refused(mlkem: bytes) ->
         encapsulate(public)
 
 
-def test_a_coefficient_below_the_modulus_passes() -> None:
-    """The refusals above are of the modulus, not of any change."""
-    key = bytearray(GOOD.public.mlkem)
-    word = int.from_bytes(key[:3], "little") & 0xFFF000 | 3328
-    key[:3] = word.to_bytes(3, "little")
-    check_public(AgreementPublic(GOOD.public.x25519, bytes(key)))
+@given(st.integers(0, 767), st.sampled_from([0, 1, 2047, 2048, 3327, 3328, 3329, 3330, 4095]))
+def test_our_check_refuses_what_the_library_refuses(at: int, coefficient: int) -> None:
+    """One of the 768 coefficients set to a value on either side of q = 3329, the rest as they are."""
+    packed = int.from_bytes(GOOD.public.mlkem[:1152], "little")
+    packed = packed & ~(0xFFF << 12 * at) | coefficient << 12 * at
+    public = AgreementPublic(GOOD.public.x25519, packed.to_bytes(1152, "little") + GOOD.public.mlkem[1152:])
+    for check in (check_public, encapsulate):
+        if coefficient < 3329:
+            check(public)
+        else:
+            with pytest.raises(PeerError, match="encapsulation-key check"):
+                check(public)
+
+
+@pytest.mark.parametrize("fill", [3328, 4095], ids=["largest", "above"])
+def test_neighbouring_coefficients_do_not_hide_each_other(fill: int) -> None:
+    """All coefficients alike: the largest there are pass, and a carry from one reaches no other."""
+    packed = sum(fill << 12 * at for at in range(768))
+    public = AgreementPublic(GOOD.public.x25519, packed.to_bytes(1152, "little") + bytes(32))
+    if fill < 3329:
+        check_public(public)
+    else:
+        with pytest.raises(PeerError, match="encapsulation-key check"):
+            check_public(public)
+
+
+def test_no_key_of_low_order_is_missing_from_the_list() -> None:
+    """A clamped scalar is a multiple of 8: zero for what doubles to infinity in one, two or three steps.
+
+    To infinity double the roots of u (u^2 + a u + 1), to 0 those of (u^2 - 1)^2, and to v = 1 or -1 those
+    of (u^2 - 1)^2 = 4 v u (u^2 + a u + 1), which with w = u + 1/u is w^2 - 4 v w - 4 v a - 4 = 0.
+    """
+    p, a = 2**255 - 19, 486662
+
+    def is_square(value: int) -> bool:
+        return pow(value, (p - 1) // 2, p) in (0, 1)
+
+    assert not is_square(a * a - 4)  # of order 2 is 0 alone
+    assert not is_square(2 - a)  # nothing doubles to -1: w = -2 +- 2 sqrt(2 - a)
+    long = agreement._LOW_ORDER - {0, 1, p - 1}
+    (w,) = {(u + pow(u, -1, p)) % p for u in long}
+    assert len(long) == 2  # u and 1/u
+    assert (w * w - 4 * w - 4 * a - 4) % p == 0
+    other = 4 - w  # the second root; its u is in no field of ours
+    assert not is_square(other * other - 4)
 
 
 @pytest.mark.parametrize("x25519", [b"", bytes(31), b"\x09" + bytes(32)])

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +25,14 @@ def test_hkdf_matches_rfc5869(case: dict[str, str]) -> None:
     prk = kdf.extract(bytes.fromhex(case["key"]), bytes.fromhex(case["salt"]))
     assert prk.hex() == case["prk"]
     assert kdf.expand(prk, bytes.fromhex(case["info"]), int(case["length"])).hex() == case["okm"]
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 65, 255 * 32])
+def test_expand_is_the_librarys(length: int) -> None:
+    """Around the ends of blocks, and the longest there is."""
+    prk, info = bytes(range(32)), b"info"
+    library = HKDFExpand(algorithm=hashes.SHA256(), length=length, info=info)
+    assert kdf.expand(prk, info, length) == library.derive(prk)
 
 
 def test_digest_is_sha256_over_lengths_and_fields() -> None:

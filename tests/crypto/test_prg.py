@@ -73,6 +73,20 @@ def test_the_stream_is_aes_of_the_counter_blocks() -> None:
         assert stream[16 * index : 16 * index + 16] == block.update(counter)
 
 
+@pytest.mark.parametrize("count", [0, 1, 4096, 5000, SEGMENT_WORDS + 4097])
+def test_tiles_are_the_stream_piece_by_piece(count: int) -> None:
+    """The last one is as short as what is left; all lie in one buffer."""
+    tiles = [tile.copy() for tile in KeyStream(SEED).tiles(count, 4096)]
+    assert [tile.size for tile in tiles[:-1]] == [4096] * (-(-count // 4096) - 1 if count else 0)
+    assert b"".join(tile.tobytes() for tile in tiles) == KeyStream(SEED).words(count).tobytes()
+
+
+@pytest.mark.parametrize("size", [0, -1, 3000, 1 << 16])
+def test_a_tile_divides_a_segment_and_fits_the_zeros(size: int) -> None:
+    with pytest.raises(ValueError, match="tiles"):
+        next(KeyStream(SEED).tiles(10, size))
+
+
 def test_words_are_little_endian() -> None:
     stream = KeyStream(SEED)
     data = stream.read(40)

@@ -25,6 +25,15 @@ def test_three_shares_worked_by_hand() -> None:
     assert [evaluate([3, 2], x, prime=7) for x in (1, 2, 3)] == [5, 0, 2]
 
 
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 64, 100])
+def test_a_long_polynomial_is_its_powers(count: int) -> None:
+    """However many steps lie between two reductions, the value is the sum of c_k x^k, and below p."""
+    coefficients = [(k + 2) ** 97 % PRIME for k in range(count)]
+    for x in (1, 2, 1024, (1 << 32) - 1):
+        expected = sum(c * pow(x, k, PRIME) for k, c in enumerate(coefficients)) % PRIME
+        assert evaluate(coefficients, x) == expected
+
+
 def test_weights_worked_by_hand() -> None:
     """For x = 1, 2: f(0) = 2 f(1) - f(2), whatever the line."""
     for secret, slope in ((3, 2), (10**60, 10**70), (0, PRIME - 1)):

@@ -296,3 +296,20 @@ def test_history_of_a_large_federation_is_cut_to_what_fits() -> None:
     told = status.decode_status(status.encode_status(reply))
     assert [job.history for job in told.jobs] == [rounds[-len(told.jobs[0].history) :]] * 3
     assert 5 < len(told.jobs[0].history) < 100
+
+
+@pytest.mark.parametrize("offset", [0, 1, 127, 128, 1 << 20, 2**30])
+@pytest.mark.parametrize("size", [1, 120, 127, 128, 16_384, limits.CHUNK_BYTES_MAX])
+def test_an_awaited_piece_is_known_without_parsing(offset: int, size: int) -> None:
+    """Exactly where its one serialisation is at hand, and no other place, size or byte."""
+    data = b"\x00\xff" * (size // 2) + b"\x07" * (size % 2)
+    frame = calls.encode_upload_frame(calls.Piece(offset, data))
+    assert calls.piece_at(frame, offset, size) == data
+    assert calls.piece_at(frame, offset + 1, size) is None
+    assert calls.piece_at(frame, offset, size + 1) is None
+    assert calls.piece_at(frame + b"\x00", offset, size) is None
+    assert calls.piece_at(frame[:-1], offset, size) is None
+    for place in range(len(frame) - size):
+        other = bytearray(frame)
+        other[place] ^= 1
+        assert calls.piece_at(bytes(other), offset, size) is None
