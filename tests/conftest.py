@@ -6,9 +6,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from hypothesis import settings
@@ -39,6 +40,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--message", default=None, help="send one malformed message again, as CALL/NUMBER")
 
 
+_STINT = "stint"
+"""Under which name a slow run's report says how far it came."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Temporary folders lie in memory, because every write syncs; `--basetemp DIR` keeps them on a disk."""
@@ -67,6 +72,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = chain.from_iterable(files[path] for path in turns if path is not None)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How far slow runs came, of whichever process."""
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        said = report.user_properties if getattr(report, "when", "") == "call" else ()
+        for text in [text for name, text in said if name == _STINT]:
+            terminalreporter.write_line(text)
+
+
 @pytest.fixture
 def disk() -> Iterator[Path]:
     """A directory for durable state: in memory where the system has one, because every write syncs."""
@@ -74,27 +87,40 @@ def disk() -> Iterator[Path]:
         yield Path(name)
 
 
+class Stint(Protocol):
+    """See the fixture `stint`."""
+
+    def __call__(self, what: str, first: int, lane: int = 0, lanes: int = 1) -> Iterator[int]: ...
+
+
 @pytest.fixture
-def stint(
-    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> Callable[[str, int], Iterator[int]]:
+def stint(request: pytest.FixtureRequest) -> Stint:
     """A slow run in pieces: numbers from the first one not done yet, for `--minutes`; then the total.
 
     What a loop over them ends with is done; one in which it fails comes first the next time. The total
-    outlives the run, in pytest's cache, and `--cache-clear` forgets it.
+    outlives the run, in pytest's cache, and `--cache-clear` forgets it. Tests that share the numbers of
+    one thing among them take a lane each, and may run side by side.
     """
 
-    def numbers(what: str, first: int) -> Iterator[int]:
-        """Numbers of `what`, of which those below `first` are part of every run of the tests."""
-        cache, key = request.config.cache, f"secfed/{what.replace(' ', '-')}-done"
+    def numbers(what: str, first: int, lane: int = 0, lanes: int = 1) -> Iterator[int]:
+        """Every `lanes`-th number of `what`; those below `first` are part of every run of the tests."""
+        cache, name = request.config.cache, what.replace(" ", "-")
         assert cache is not None
-        begin = number = max(first, cache.get(key, first))
+        tracks = [f"-{each}-of-{lanes}" if lanes > 1 else "" for each in range(lanes)]
+        keys = [f"secfed/{name}{track}-done" for track in tracks]
+
+        def following(each: int) -> int:
+            """The first number of a lane that is not done yet."""
+            return max(first + each, int(cache.get(keys[each], 0)))
+
+        begin = number = following(lane)
         ends = time.monotonic() + 60 * request.config.getoption("--minutes")
         while time.monotonic() < ends:
             yield number
-            number += 1
-            cache.set(key, number)
-        with capsys.disabled():
-            print(f"\n{what}: {number - begin} in this run, {number} done in all")
+            number += lanes
+            cache.set(keys[lane], number)
+        total = first + sum((following(each) - first - each) // lanes for each in range(lanes))
+        done = f"{what}: {(number - begin) // lanes} in this run, {total} done in all"
+        request.node.user_properties.append((_STINT, done))
 
     return numbers

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,15 +22,20 @@ from simfed.simulation import Simulation
 from simfed.weather import CALM, Weather
 
 from secfed.crypto.labels import Label
+from secfed.identity import membership
+from secfed.identity.roster import Roster, RosterPin
 from secfed.identity.signed import Signed
+from secfed.ids import ClientId
 from secfed.privacy import budget
 from secfed.privacy.ledger import Ledger
 from secfed.rounds import policy
+from secfed.rounds.client import ClientRounds
 from secfed.rounds.contribution import Contribution
 from secfed.rounds.results import Results
-from secfed.rounds.round import OpenRound
+from secfed.rounds.round import OpenRound, Seat, SeatState
 from secfed.secagg import masking
 from secfed.secagg.aggregator import AggregatorSession
+from secfed.secagg.attempt import Membership
 from secfed.secagg.client import ClientSession
 from secfed.secagg.manifest import Terms
 from secfed.secagg.messages import (
@@ -76,6 +82,29 @@ def _hostile_center(seed: int, directory: Path) -> None:
     HostileFederation(seed, directory, weather=CALM, malice=CALLING).run()
 
 
+def _revoking_center(seed: int, directory: Path) -> None:
+    """Whoever's vector is the first to be safe is revoked, while others are still masking."""
+    simulation = Simulation(
+        seed, directory, clients=6, rounds=1, weather=CALM, constant=False, changing=True, steps=600
+    )
+    owner, witness = simulation.owner, simulation.witness
+
+    def act() -> ClientId | None:
+        if len(owner.versions) > 1 or not witness.acknowledged:
+            return None
+        ((_, site),) = witness.acknowledged
+        owner.versions.append(membership.revoke(owner.newest, owner.people.roster_key, site))
+        simulation.center.roster_path.write_bytes(owner.newest.text)
+        return site
+
+    with mock.patch.object(owner, "act", act):
+        simulation.run()
+
+
+def _showing_center(seed: int, directory: Path) -> None:
+    HostileFederation(seed, directory, clients=5, weather=CALM, malice=QUIET, changing=True).run()
+
+
 def _forging_center(seed: int, directory: Path) -> None:
     HostileFederation(seed, directory, weather=CALM, malice=FORGING).run()
 
@@ -84,7 +113,7 @@ def _forging_center(seed: int, directory: Path) -> None:
 
 _SUM_UP, _OUTCOME_FOR, _RECEIVE = AggregatorSession.sum_up, Results.outcome_for, ClientSession.receive
 _MARK_SENT, _WORDS, _AUTHORIZE, _PARAMS = Ledger.mark_sent, Contribution.words, budget.authorize, Terms.params
-_CHECK = Terms.check
+_CHECK, _MEMBERSHIP = Terms.check, ClientRounds._membership
 
 
 def _nothing(*_arguments: Any, **_options: Any) -> None:
@@ -172,6 +201,24 @@ def _credulous(self: Terms, manifest: Any) -> Params:
     return _CHECK(replace(self, corrupt=manifest.corrupt), manifest)
 
 
+def _forgiving(self: RosterPin, roster: Roster) -> RosterPin:
+    """A pin that holds nothing."""
+    return RosterPin.of(roster)
+
+
+def _faithful(self: ClientRounds, now: Any) -> Membership:
+    """A client to which whoever was once a member is one."""
+    honest = _MEMBERSHIP(self, now)
+    past = {member.site: member.identity_key for member in self._site.rosters.current.members}
+    return replace(honest, members=past)
+
+
+def _clinging(self: OpenRound) -> None:
+    """An aggregator that asks who is new, and lets nobody go."""
+    for site in self._house.clients():
+        self.seats.setdefault(site, Seat(SeatState.ASKED, self._house.clock.monotonic()))
+
+
 @dataclass(frozen=True)
 class Fault:
     """Something spoilt, where it is looked for, and what must be found.
@@ -204,6 +251,15 @@ FAULTS = {
     "a vector sent, forgotten, sent again": Fault(
         "at most one", _calling_center, ((Advertised, "_refuse_unsafe_retry", _nothing),), 48
     ),
+    "an older roster taken": Fault(
+        "downgrade", _showing_center, ((RosterPin, "check_successor", _forgiving),)
+    ),
+    "a revoked site is a member": Fault(
+        "revoked", _showing_center, ((ClientRounds, "_membership", _faithful),), 13
+    ),
+    "a revoked site is not let go": Fault(
+        "revoked", _revoking_center, ((OpenRound, "follow_roster", _clinging),), 2
+    ),
     "no quorum": Fault("at least m", _splitting_center, ((Terms, "params", _unsigned),), 13),
 }
 
@@ -223,6 +279,7 @@ def test_a_broken_part_breaks_its_invariant(name: str, disk: Path, monkeypatch: 
 def test_every_invariant_has_a_function_and_a_fault() -> None:
     """The table in the module's docstring is complete, and so are the faults."""
     names = {f"I{number}" for number in range(1, 12)}
-    assert names | {"at most one", "at least m"} == {fault.invariant for fault in FAULTS.values()}
+    others = {"at most one", "at least m", "downgrade", "revoked"}
+    assert names | others == {fault.invariant for fault in FAULTS.values()}
     functions = {name for name in vars(invariants) if name[:1] == "i" and name[1:2].isdigit()}
     assert {name.split("_")[0].upper() for name in functions} == names

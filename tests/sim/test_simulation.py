@@ -1,11 +1,12 @@
 """Whole federations under seeded trouble: every invariant at every step, and an end once it is calm.
 
 One seed again, with its trace: `python -m pytest tests/sim --seed N`. The slow run goes on from the
-seed after the last one it finished, for `--minutes`.
+seed after the last one it finished, for `--minutes`; with `-n 2` its lanes run side by side.
 """
 
 from __future__ import annotations
 
+import gc
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ from secfed.errors import StorageError
 
 SEEDS = 300
 """Seeds of the ordinary run: about 30 s on one quiet core."""
+
+LANES = 2
+"""The slow run's seeds are shared among so many tests."""
 
 _SECRET = re.compile(r"[0-9a-f]{16,}|/dev/shm/\S+|/tmp/\S+")
 """What differs between two runs: digests of what was drawn at random, and places."""
@@ -49,11 +53,24 @@ def test_replay_of_one_seed(disk: Path, request: pytest.FixtureRequest) -> None:
     print("\n".join(played.trace))
 
 
+@pytest.fixture
+def seldom_searched() -> Iterator[None]:
+    """Garbage is searched for less often, and not in what was loaded before: a seed leaves little."""
+    threshold = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+    yield
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_more_seeds_for_some_minutes(disk: Path, stint: Callable[[str, int], Iterator[int]]) -> None:
-    """Goes on where the last run ended, and says how far it came: the aim is 100 000."""
-    for seed in stint("simulator seeds", SEEDS):
+@pytest.mark.usefixtures("seldom_searched")
+@pytest.mark.parametrize("lane", range(LANES))
+def test_more_seeds_for_some_minutes(disk: Path, stint: Callable[..., Iterator[int]], lane: int) -> None:
+    """Goes on where the last run ended, and says how far all lanes came: the aim is 100 000."""
+    for seed in stint("simulator seeds", SEEDS, lane, LANES):
         seeds.run(seed, disk)
 
 
@@ -66,7 +83,11 @@ def test_a_quiet_federation_publishes_every_round_with_everybody_in_it(disk: Pat
     assert len(simulation.witness.manifests) == 3
 
 
-@pytest.mark.parametrize("seed", [17, 18, 20], ids=["liars", "hostile aggregator", "honest"])
+@pytest.mark.parametrize(
+    "seed",
+    [17, 18, 20, 24, 26],
+    ids=["liars", "hostile aggregator", "honest", "rosters", "hostile aggregator and rosters"],
+)
 def test_a_seed_is_replayed_exactly(seed: int, disk: Path) -> None:
     """The same seed gives the same course, or a failure could not be looked at again."""
     traces = []
@@ -109,6 +130,26 @@ def test_a_hostile_aggregator_gets_far(disk: Path) -> None:
         reached["two share sets shown"] += sum(len(set(each.masked.values())) > 1 for each in known)
     assert min(reached[what] for what in reached) > 0
     assert len(reached) == 4
+
+
+def test_rosters_change_in_the_middle_of_rounds(disk: Path) -> None:
+    """Among some seeds: attempts of one round under several rosters, exchanged keys, downgrades refused."""
+    reached: Counter[str] = Counter()
+    for seed in (8, 9, 10, 11, 24, 25, 26, 27):
+        played = seeds.run(seed, disk)
+        witness = played.witness
+        under: dict[int, set[bytes]] = defaultdict(set)
+        for manifest in witness.manifests.values():
+            under[manifest.round].add(manifest.roster)
+        first = played.owner.versions[0].digest
+        reached["several rosters in a round"] += sum(len(named) > 1 for named in under.values())
+        reached["masked under a newer roster"] += sum(
+            witness.manifests[h].roster != first for h, _ in witness.packed
+        )
+        reached["downgrade refused"] += sum("is older than version" in line for line in played.trace)
+        reached["a key exchanged"] += sum("goes over to its new key" in line for line in played.trace)
+    assert len(reached) == 4
+    assert min(reached.values()) > 0, reached
 
 
 def test_a_disk_fails_where_it_is_told_to() -> None:

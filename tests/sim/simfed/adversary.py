@@ -2,7 +2,8 @@
 
 It runs attempts side by side, shows different sets to different members, chooses who dropped, starts
 the next attempt while one is live, tells lies about ends, replays anything to anybody, and bends what it
-tells at any place. What it learns is kept as it comes; what can be opened with it, `knowledge` says.
+tells at any place. Of the owner's rosters it shows each site any, in any order, or none. What it learns
+is kept as it comes; what can be opened with it, `knowledge` says.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from simfed.bends import bent
 from simfed.invariants import Sites
 from simfed.liar import DEALS_BADLY, forged
 from simfed.malice import Malice
-from simfed.people import BITS, People
+from simfed.owner import Owner
+from simfed.people import BITS
 from simfed.puppet import Puppet
 from simfed.scheme import Confirmed, Members, Scheme
 
@@ -24,6 +26,8 @@ from secfed.crypto.labels import PROTOCOL_VERSION, SUITE, Label
 from secfed.encoding.fixedpoint import word_bits
 from secfed.errors import PeerError
 from secfed.identity import signed
+from secfed.identity.roles import Role
+from secfed.identity.roster import Roster
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, MemberIndex
 from secfed.rounds.client import Upload
@@ -58,6 +62,10 @@ _PATIENCE = 6
 
 _OLD = 120
 
+_SHOWS, _SHOWS_ANY, _STRANGER = 0.3, 0.03, 0.1
+"""Probabilities that a site is shown the newest roster at its turn, that it is shown any, and that a cohort
+has somebody in it whom its roster does not have."""
+
 
 @dataclass
 class Seat:
@@ -76,18 +84,33 @@ class Adversary:
     """What it holds, and what it tells each site next."""
 
     def __init__(
-        self, random: Random, people: People, job: JobProposal, owned: Sites, malice: Malice | None
+        self, random: Random, owner: Owner, job: JobProposal, owned: Sites, malice: Malice | None
     ) -> None:
-        self.random, self.people, self.job, self.owned = random, people, job, owned
+        self.random, self.owner, self.job, self.owned = random, owner, job, owned
+        self.people = people = owner.people
         self.malice = malice or Malice.of(random)
         self.codec = ProtoCodec()
         self.seats = {site: Seat() for site in people.clients if site not in owned}
+        self.held: dict[ClientId, Roster] = dict.fromkeys(self.seats, owner.newest)
         self.schemes: list[Scheme] = []
         self.puppets: list[Puppet] = []
         self.old: deque[Told] = deque(maxlen=_OLD)
         self.idle, self.over = 0, False
         self.previous: tuple[int, Digest] = (0, NO_DIGEST)
         self.round = self._round_plan(1)
+
+    # -- rosters -------------------------------------------------------------------------------
+
+    def meet(self, site: ClientId) -> None:
+        """A site was enrolled, under the newest roster."""
+        self.seats[site], self.held[site] = Seat(), self.owner.newest
+
+    def roster_for(self, site: ClientId) -> Roster | None:
+        """One to show to this site, if any: the newest, or whatever there is."""
+        dice, versions = self.owner.random, self.owner.versions
+        if versions[-1] is not self.held[site] and dice.random() < _SHOWS:
+            return versions[-1]
+        return dice.choice(versions) if dice.random() < _SHOWS_ANY else None
 
     # -- hearing -------------------------------------------------------------------------------
 
@@ -225,7 +248,8 @@ class Adversary:
 
     def _fits(self, scheme: Scheme, site: ClientId, seat: Seat) -> bool:
         place = (scheme.manifest.round, scheme.manifest.attempt)
-        return site in scheme.manifest.cohort and place > seat.highest
+        fits = scheme.manifest.roster == self.held[site].digest
+        return fits and site in scheme.manifest.cohort and place > seat.highest
 
     def _is_doomed(self, scheme: Scheme) -> bool:
         """Whether so many gave it up that no honest member would go on with it."""
@@ -245,26 +269,29 @@ class Adversary:
 
     def _open(self, site: ClientId, here: list[Scheme], few: bool) -> list[Scheme]:
         """One more attempt, of all or of some; mostly everybody is called away from the one before."""
-        sites = sorted(self.people.clients)
-        fewest = 2 + self.people.roster.corrupt
+        roster = self.held[site]
+        sites = self._listed(roster)
+        fewest = 2 + roster.corrupt
+        if len(sites) < fewest or site not in sites:
+            return []
         if few or (len(sites) > fewest and self._roll(0.3)):
             sites = self._some(site, sites, fewest, few)
         last = max((each.manifest.attempt for each in here), default=0)
         twin = bool(last) and self._roll(self.malice.twin)
-        scheme = self._scheme(self._manifest(tuple(sites), last if twin else last + 1))
+        scheme = self._scheme(self._manifest(roster, tuple(sites), last if twin else last + 1))
         if any(each.h == scheme.h for each in self.schemes):
             return []
         self.schemes.append(scheme)
         call_away = self.random.choice((1.0, 1.0, 0.5))
         for name in sites:
-            seat = self.seats.get(name)
+            seat = self.seats.get(name) if name not in self.held or self.held[name] is roster else None
             if seat is not None and seat.due is not Phase.DONE and self._roll(call_away):
                 seat.scheme = None
         for member in sorted(scheme.owned):
             for face in schemes.GROUPS:
                 habit = self.random.choice((*DEALS_BADLY, "", "", "", "", ""))
                 terms = self._terms(scheme.manifest)
-                self.puppets.append(Puppet(scheme, member, face, self.people, self.codec, terms, habit))
+                self.puppets.append(Puppet(scheme, member, face, self.owner, self.codec, terms, habit))
         return [scheme]
 
     def _some(self, site: ClientId, sites: list[ClientId], fewest: int, few: bool) -> list[ClientId]:
@@ -278,7 +305,8 @@ class Adversary:
     def _scheme(self, manifest: Manifest) -> Scheme:
         statement, context = self.codec.encode(manifest), manifest_context(manifest)
         signed_ = self._sign(Label.SIGN_MANIFEST, context, statement)
-        params = Params.complete(len(manifest.cohort), self.people.roster.corrupt, min_cohort=3)
+        corrupt = self._roster_of(manifest).corrupt
+        params = Params.complete(len(manifest.cohort), corrupt, min_cohort=3)
         return schemes.draw(self.random, manifest, signed_, attempt_digest(statement), params, self.owned)
 
     # -- the end of a round, true or not -------------------------------------------------------
@@ -347,7 +375,7 @@ class Adversary:
 
     def _terms(self, manifest: Manifest) -> Terms:
         """What a corrupt member goes by: whatever the manifest says."""
-        roster, plan = self.people.roster, self.job.plan
+        roster, plan = self._roster_of(manifest), self.job.plan
         return Terms(
             federation=roster.federation,
             roster=roster.digest,
@@ -366,8 +394,21 @@ class Adversary:
             difference_key=None,
         )
 
-    def _manifest(self, cohort: tuple[ClientId, ...], attempt: int) -> Manifest:
-        roster, plan = self.people.roster, self.job.plan
+    def _roster_of(self, manifest: Manifest) -> Roster:
+        roster = self.owner.named(manifest.roster)
+        assert roster is not None
+        return roster
+
+    def _listed(self, roster: Roster) -> list[ClientId]:
+        """Whom a cohort under this roster could have; now and then with one who is out, or not yet in."""
+        sites = [member.site for member in roster.active(Role.CLIENT)]
+        others = sorted(self.owner.keys.keys() - set(sites))
+        if others and self.owner.random.random() < _STRANGER:
+            sites = sorted([*sites, self.owner.random.choice(others)])
+        return sites
+
+    def _manifest(self, roster: Roster, cohort: tuple[ClientId, ...], attempt: int) -> Manifest:
+        plan = self.job.plan
         previous = self.previous if self.previous[0] < self.round.plan.round else (0, NO_DIGEST)
         manifest = Manifest(
             protocol=PROTOCOL_VERSION,
@@ -390,9 +431,7 @@ class Adversary:
             previous=previous[1],
         )
         if self._roll(self.malice.forge):
-            name = self.random.choice(
-                ("corrupt", "attempt", "round", "word_bits", "length", "previous_round")
-            )
+            name = self.random.choice(_NUMBERS)
             manifest = replace(
                 manifest, **{name: max(0, getattr(manifest, name) + self.random.choice((-1, 1)))}
             )

@@ -21,6 +21,7 @@ from simfed.nodes import (
     OneSlotContributor,
     SkewedClock,
 )
+from simfed.owner import Owner
 from simfed.people import People, people
 from simfed.pure import remembered
 from simfed.weather import CALM, Weather, damaged
@@ -34,6 +35,9 @@ from secfed.wire import sums
 
 _SKEW_S = 100 * 86_400
 
+_CHANGES = 0.01
+"""Probability of a new roster in a step."""
+
 
 @dataclass
 class HostileFederation:
@@ -42,6 +46,7 @@ class HostileFederation:
     Args:
         steps: How many times a site gets its turn.
         clients: Honest and corrupt ones together.
+        changing: The roster changes, and who hears of that is the adversary's choice.
     """
 
     seed: int
@@ -50,6 +55,7 @@ class HostileFederation:
     steps: int = 220
     weather: Weather | None = None
     malice: Malice | None = None
+    changing: bool = False
     trace: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -62,22 +68,32 @@ class HostileFederation:
         job = self.people.plan(rounds=2, spare_rounds=1)
         self.weather = self.weather or self.random.choice((CALM, Weather.of(self.random)))
         self.clock = Clock()
-        self.witness = Witness(self.people, job, owned)
-        self.adversary = Adversary(self.random, self.people, job, owned, self.malice)
+        dice = Random(f"owner {self.seed}")
+        self.owner = Owner(self.people, dice, _CHANGES if self.changing else 0.0, owned)
+        self.witness = Witness(self.owner, job, owned)
+        self.adversary = Adversary(self.random, self.owner, job, owned, self.malice)
         self.said: dict[ClientId, Said | Upload] = {}
-        constant = self.random.random() < 0.2
-        self.nodes = [
-            self._node(place, name, constant) for place, name in enumerate(names) if name not in owned
-        ]
+        self.constant = self.random.random() < 0.2
+        self.nodes = [self._node(name) for name in names if name not in owned]
         if self.random.random() < 0.1:
             self.random.choice(self.nodes).policy = UNWILLING
 
-    def _node(self, place: int, name: ClientId, constant: bool) -> ClientNode:
+    def _node(self, name: ClientId) -> ClientNode:
         assert self.weather is not None
-        contributor = OneSlotContributor(place, constant)
+        contributor = OneSlotContributor(int(name.removeprefix("site-")), self.constant)
         disk = Disk(self.random, self.weather.crash / 2, self.weather.fail / 2)
         clock = SkewedClock(self.clock)
-        node = ClientNode(name, self.people, self.directory / name, clock, disk, contributor, self._note)
+        node = ClientNode(
+            name,
+            self.people,
+            self.owner.keys[name],
+            self.owner.newest,
+            self.directory / name,
+            clock,
+            disk,
+            contributor,
+            self._note,
+        )
         contributor.begins = lambda plan, round_plan: self.witness.begins(node, plan, round_plan)
         return node
 
@@ -105,18 +121,53 @@ class HostileFederation:
         """One site says what it has to say and is told something."""
         assert self.weather is not None
         self.clock.seconds += self.random.expovariate(4.0)
+        if self.changing:
+            self._change_roster()
         node = self.random.choice(self.nodes)
         if self.random.random() < self.weather.clock:
             node.clock.skew_s = self.random.choice((0.0, self.random.uniform(-_SKEW_S, _SKEW_S)))
         if not node.up:
             node.start()
+            if node.up:
+                self.witness.took(node)
         elif self.random.random() < self.weather.kill_client:
             self._note(f"{node.name}: killed")
             node.kill()
         else:
-            self._say(node)
-            self._tell(node)
+            if self.changing:
+                self._hand_roster(node)
+            if node.up and node.is_listed(node.site.rosters.current):
+                self._say(node)
+                self._tell(node)
         self.witness.raise_broken()
+
+    def _change_roster(self) -> None:
+        """Perhaps the owner publishes a version, or a site goes over to its new key."""
+        site = self.owner.act()
+        if site is not None:
+            self._note(f"owner: roster version {self.owner.newest.version} is about {site}")
+            if site not in self.people.clients and site not in self.adversary.seats:
+                self.nodes.append(self._node(site))
+                self.adversary.meet(site)
+        for node in self.nodes:
+            if node.key is not self.owner.keys[node.name] and self.owner.random.random() < 0.1:
+                self._note(f"{node.name}: goes over to its new key")
+                node.change_key(self.owner.keys[node.name])
+
+    def _hand_roster(self, node: ClientNode) -> None:
+        """The adversary may hand a site any roster that there is, or none."""
+        roster = self.adversary.roster_for(node.name)
+        if roster is None:
+            return
+        self._note(f"{node.name} is shown roster version {roster.version}")
+        try:
+            node.learn(roster.text)
+        except (StorageError, Crash) as error:
+            self._note(f"{node.name}: died: {error}")
+            node.kill()
+        else:
+            self.witness.took(node)
+            self.adversary.held[node.name] = node.site.rosters.current
 
     def _say(self, node: ClientNode) -> None:
         saying = node.saying
@@ -127,7 +178,7 @@ class HostileFederation:
         if isinstance(saying, Upload):
             self.witness.left(node, saying)
         else:
-            self.witness.said(node.name, saying, node.heard)
+            self.witness.said(node, saying)
         self.adversary.hear(node.name, saying)
 
     def _tell(self, node: ClientNode) -> None:

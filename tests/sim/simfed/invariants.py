@@ -12,17 +12,23 @@
 | `i8_the_client_decides` | training begins; a masked vector leaves |
 | `i9_no_output_below_the_floors` | a survivor set is signed; a round was published |
 | `i10_clocks_never_permit` | training begins; an advert or a masked vector leaves |
-| `i11_agreed_before_masking` | a manifest is told; a masked vector leaves |
+| `i11_agreed_before_masking` | a manifest is told; an advert or a masked vector leaves |
+| `no_downgrade` | a site took a roster, or read its own at a start |
+| `nobody_revoked` | an advert leaves; a round was published |
 
 Nothing else can change what a function reads: each call gets the event and the facts that it is held
 against, and a broken invariant is an `AssertionError` that begins with its name. `at_most_one_sum` and
-`never_fewer_than_m` are the trust statement itself, for every choice of A members that may collude.
+`never_fewer_than_m` are the trust statement itself, for every choice of members that may collude.
+
+Rosters may change in the middle of a round. "A members" are then any set of identity keys of which none
+of the rosters that the round's attempts name lists more active ones than its A: a site whose key was
+exchanged is another holder of what is dealt to it, and the same owner of its vector. "The roster" of I11
+is the newest that a site ever took, at the moment in which it joins an attempt; the attempt ends under it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,12 +38,19 @@ from simfed.knowledge import Knowledge
 from secfed.crypto.kdf import digest
 from secfed.crypto.labels import Label
 from secfed.encoding import ring
+from secfed.identity.roles import Role
+from secfed.identity.roster import Roster
 from secfed.ids import ClientId, Digest
 from secfed.privacy.ledger import Verdict
 from secfed.rounds.jobs import Ending
 from secfed.secagg.manifest import Manifest
 
 Sites = frozenset[ClientId]
+Keys = frozenset[bytes]
+"""Identity keys: who may collude."""
+
+Group = tuple[Keys, int]
+"""The active clients of a roster, and its A."""
 
 
 def i1_charge_before_release(
@@ -89,10 +102,10 @@ def i3_every_slot(found: NDArray[np.float64], expected: NDArray[np.float64], sla
     assert np.abs(found - expected).max() <= slack, "I3: a slot of the published sum is wrong"
 
 
-def i4_one_kind_of_share(known: Iterable[Knowledge], corrupt: Sites) -> None:
+def i4_one_kind_of_share(known: Iterable[Knowledge], corrupt: Keys) -> None:
     """No honest member has both secrets open, whoever gave which share in which answer."""
     for each in known:
-        target = each.both_open(each.places(corrupt))
+        target = each.both_open(each.held(corrupt))
         assert target is None, f"I4: both secrets of {each.cohort[target or 0]} are open"
 
 
@@ -101,26 +114,39 @@ def i4_one_answer(first: bytes, statement: bytes, what: str) -> None:
     assert first == statement, f"I4: a client {what}"
 
 
-def colluders(sites: Iterable[ClientId], owned: Sites, most: int) -> list[Sites]:
-    """Every largest set of sites that may have been the adversary's, with those that are."""
-    others = sorted(set(sites) - owned)
-    return [owned | set(more) for more in combinations(others, max(0, most - len(owned)))]
+def colluders(groups: Collection[Group], owned: Keys) -> list[Keys]:
+    """Every largest set that may have been the adversary's, with those that are: A of each group."""
+    found: list[Keys] = []
+    others = sorted(frozenset[bytes]().union(*(keys for keys, _ in groups)) - owned)
+
+    def fits(chosen: Keys) -> bool:
+        return all(len(keys & chosen) <= max(most, len(keys & owned)) for keys, most in groups)
+
+    def grow(chosen: Keys, begin: int) -> None:
+        for place in range(begin, len(others)):
+            if fits(larger := chosen | {others[place]}):
+                grow(larger, place + 1)
+        if not any(fits(chosen | {other}) for other in others if other not in chosen):
+            found.append(chosen)
+
+    grow(owned, 0)
+    return found
 
 
-def at_most_one_sum(known: Iterable[Knowledge], corrupt: Sites) -> None:
+def at_most_one_sum(known: Iterable[Knowledge], corrupt: Keys) -> None:
     """Of all sums of one round that can be opened, each honest vector is in one at most."""
     seen: set[ClientId] = set()
     for each in known:
-        for members in each.sums(each.places(corrupt)):
+        for members in each.sums(each.held(corrupt)):
             sites = {each.cohort[member] for member in members}
             assert not seen & sites, f"at most one: the vector of {sorted(seen & sites)} is in two sums"
             seen |= sites
 
 
-def never_fewer_than_m(known: Iterable[Knowledge], corrupt: Sites) -> None:
+def never_fewer_than_m(known: Iterable[Knowledge], corrupt: Keys) -> None:
     """Every sum that can be opened has m honest vectors in it."""
     for each in known:
-        for members in each.sums(each.places(corrupt)):
+        for members in each.sums(each.held(corrupt)):
             count, m = len(members), each.honest_floor
             assert count >= m, f"at least m: a sum of {count} honest vectors can be opened, m is {m}"
 
@@ -175,7 +201,7 @@ def i10_clocks_never_permit(round_: int, over: Container[int], what: str) -> Non
 def i11_agreed_before_masking(manifest: Manifest, agreed: Mapping[str, object]) -> None:
     """The attempt in which a vector leaves is about the roster and plans that this site holds."""
     for name, value in agreed.items():
-        assert getattr(manifest, name) == value, f"I11: masked under another {name}"
+        assert getattr(manifest, name) == value, f"I11: an attempt is about another {name}"
 
 
 def i11_one_manifest(manifest: Manifest, h: Digest, known: Mapping[Digest, Manifest]) -> None:
@@ -183,3 +209,18 @@ def i11_one_manifest(manifest: Manifest, h: Digest, known: Mapping[Digest, Manif
     for other, earlier in known.items():
         same = (earlier.round, earlier.attempt) == (manifest.round, manifest.attempt)
         assert not same or other == h, "I11: two manifests for one attempt"
+
+
+def no_downgrade(before: Roster | None, now: Roster, genuine: Container[Digest]) -> None:
+    """A site's roster is one that the owner published, and never older than one that it took before."""
+    assert now.digest in genuine, "downgrade: a site goes by a roster that the owner never published"
+    assert before is None or now.version >= before.version, (
+        f"downgrade: version {now.version} in the place of {before.version}"
+    )
+
+
+def nobody_revoked(cohort: Iterable[ClientId], roster: Roster, what: str) -> None:
+    """Whoever this roster does not list as an active client has no part in this."""
+    active = {member.site for member in roster.active(Role.CLIENT)}
+    gone = sorted(set(cohort) - active)
+    assert not gone, f"revoked: {what} with {gone[0]}, no client in roster version {roster.version}"

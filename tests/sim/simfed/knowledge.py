@@ -25,6 +25,7 @@ class Knowledge:
     """All that is known of one attempt.
 
     Attributes:
+        keys: The members' identity keys, as the roster that the attempt names has them.
         edges: For each member that dealt, the commitment to the mask of each edge; its keys hold shares.
         masked: For each member whose vector left, the others with which it is masked.
         shares: Who gave away a share of one kind of one target's secrets.
@@ -32,6 +33,7 @@ class Knowledge:
 
     params: Params
     cohort: tuple[ClientId, ...]
+    keys: tuple[bytes, ...]
     edges: dict[MemberIndex, dict[MemberIndex, Digest]] = field(default_factory=dict)
     masked: dict[MemberIndex, Members] = field(default_factory=dict)
     shares: dict[tuple[MemberIndex, Kind], set[MemberIndex]] = field(default_factory=lambda: defaultdict(set))
@@ -56,6 +58,10 @@ class Knowledge:
     def places(self, sites: frozenset[ClientId]) -> Members:
         """Where these sites stand in the cohort."""
         return frozenset(MemberIndex(place) for place, site in enumerate(self.cohort) if site in sites)
+
+    def held(self, keys: frozenset[bytes]) -> Members:
+        """Whose places these identity keys hold."""
+        return frozenset(MemberIndex(place) for place, key in enumerate(self.keys) if key in keys)
 
     def sums(self, corrupt: Members) -> list[Members]:
         """The honest members of each sum that these corrupt ones and the aggregator can open together."""

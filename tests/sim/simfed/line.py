@@ -90,8 +90,15 @@ class Line:
 
     def turn(self, node: ClientNode) -> None:
         """One client gets its turn: it starts, dies, or its call goes one step on."""
+        if self.center.rounds is not None and not node.is_listed(self.center.rosters.current):
+            if node.up:
+                self.note(f"{node.name}: its key counts no longer, and it ends")
+                self.kill(node)
+            return
         if not node.up:
             node.start()
+            if node.up:
+                self.witness.took(node)
             return
         if self.random.random() < self.weather.kill_client:
             self.note(f"{node.name}: killed")
@@ -110,6 +117,32 @@ class Line:
             self._reply(node.name, call)
         else:
             self._arrive(node.name, call)
+
+    # -- at the gate ---------------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """Calls of those who are not listed any more end."""
+        roster = self.center.rosters.current
+        for name in [name for name in self.calls if not self.nodes[name].is_listed(roster)]:
+            self._break(name)
+
+    def _is_admitted(self, node: ClientNode) -> bool:
+        """Whether a call may begin: with another roster than the one in force, that is fetched first."""
+        in_force = self.center.rosters.current
+        if node.site.rosters.current.digest == in_force.digest:
+            return True
+        if self.random.random() < self.weather.lose:
+            return False
+        try:
+            node.learn(in_force.text)
+        except (StorageError, Crash) as error:
+            self.note(f"{node.name}: died: {error}")
+            self.kill(node)
+            return False
+        self.witness.took(node)
+        return node.site.rosters.current.digest == in_force.digest
+
+    # -- one call ------------------------------------------------------------------------------
 
     def _deliver_late(self) -> None:
         """Something that was held back is heard now, out of its order."""
@@ -143,7 +176,7 @@ class Line:
             self.calls[node.name] = Call(saying, saying.packed)
             return
         if node.name not in self.witness.owned:
-            self.witness.said(node.name, saying, node.heard)
+            self.witness.said(node, saying)
         data = sums.encode_said(saying)
         self.old_said.append((node.name, data))
         self.calls[node.name] = Call(saying, data)
@@ -151,6 +184,9 @@ class Line:
     def _arrive(self, name: ClientId, call: Call) -> None:
         """The aggregator hears what was said, or the next piece of an upload."""
         if self.center.rounds is None or self.random.random() < self.weather.lose:
+            self._break(name)
+            return
+        if not call.written and not self._is_admitted(self.nodes[name]):
             self._break(name)
             return
         if self.random.random() < self.weather.late and not isinstance(call.said, Upload):
@@ -210,7 +246,6 @@ class Line:
                 piece = bytes([piece[0] ^ 1]) + piece[1:]
             incoming.write(piece)
             call.written += size
-            self.center.guard(lambda rounds: rounds.progress(incoming))
             return
         self.center.guard(lambda _: incoming.commit())
         self.center.guard(lambda rounds: rounds.finish_upload(incoming))

@@ -17,7 +17,9 @@ import numpy as np
 from simfed.people import ARRAY, BOUND, LENGTH, NOW, People
 
 from secfed.config import BudgetPolicy, JobPolicy, PolicyConfig
-from secfed.errors import SecfedError, StorageError
+from secfed.crypto.signing import SigningKey
+from secfed.errors import AuthenticationError, CertificateExpiredError, RosterError, SecfedError, StorageError
+from secfed.identity.roster import Roster
 from secfed.ids import ClientId, JobId
 from secfed.privacy.events import Event, NonPrivate
 from secfed.privacy.ledger import Ledger
@@ -25,12 +27,13 @@ from secfed.rounds.admission import Site
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import ClientRounds, Upload
 from secfed.rounds.contribution import ContributionStore, site_key
-from secfed.rounds.exchange import Said, Told
+from secfed.rounds.exchange import Answer, Ask, Said, Told
 from secfed.rounds.house import House, adapter_digest
 from secfed.rounds.plan import JobPlan, RoundPlan
 from secfed.rounds.ports import NamedArrays, Update
 from secfed.rounds.proposal import JobProposal
 from secfed.rounds.rosters import RosterKeeper
+from secfed.secagg.messages import OpenAttempt, SignedReply
 from secfed.store.adapters import AdapterStore
 from secfed.store.decisions import DecisionStore
 from secfed.store.spool import Spool
@@ -148,10 +151,19 @@ class OneSlotContributor:
 
 @dataclass
 class ClientNode:
-    """One site's process and disk."""
+    """One site's process and disk.
+
+    Attributes:
+        key: Its identity key in use.
+        invited: The roster that it began with.
+        taken: The roster that lay on its disk when it was started, or was handed one, last.
+        joins: For each advert that it made, the one that lay there then.
+    """
 
     name: ClientId
     people: People
+    key: SigningKey
+    invited: Roster
     directory: Path
     clock: SkewedClock
     disk: Disk
@@ -161,11 +173,17 @@ class ClientNode:
     rounds: ClientRounds | None = None
     saying: Said | Upload | None = None
     heard: Told | None = None
+    taken: bytes = b""
+    joins: dict[bytes, bytes] = field(default_factory=dict)
     _open: list[Any] = field(default_factory=list)
 
     @property
     def up(self) -> bool:
         return self.rounds is not None
+
+    @property
+    def roster_path(self) -> Path:
+        return self.directory / "roster.txt"
 
     @property
     def ledger_path(self) -> Path:
@@ -174,25 +192,23 @@ class ClientNode:
     def start(self) -> None:
         """Open what lies on the disk; a crash on the way leaves the process down."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
-        roster = self.directory / "roster.txt"
-        if not roster.exists():
-            roster.write_bytes(self.people.roster.text)
+        if not self.roster_path.exists():
+            self.roster_path.write_bytes(self.invited.text)
         try:
-            self._start(roster)
+            self._start()
         except (Crash, StorageError) as error:
             self.trace(f"{self.name}: did not start: {error}")
             self.kill()
 
-    def _start(self, roster: Path) -> None:
+    def _start(self) -> None:
         decisions = DecisionStore(self.directory / "decisions.sqlite", barrier=self.disk.barrier)
         self._open.append(decisions)
-        key = self.people.clients[self.name]
         site = Site(
             name=self.name,
-            key=key,
+            key=self.key,
             only=None,
             codec=ProtoCodec(),
-            rosters=RosterKeeper(roster, self.people.roster_key.public, decisions),
+            rosters=RosterKeeper(self.roster_path, self.people.roster_key.public, decisions),
             decisions=decisions,
             contributions=ContributionStore(
                 self.directory / "contributions",
@@ -211,6 +227,7 @@ class ClientNode:
         self.site = site
         self.rounds = ClientRounds(site)
         self.saying, self.heard = self.rounds.standing, None
+        self.taken = self.roster_path.read_bytes()
 
     def hear(self, told: Told) -> None:
         """Take what was told, and have the next thing to say.
@@ -230,6 +247,42 @@ class ClientNode:
         except SecfedError as refusal:
             self.trace(f"{self.name}: setback: {refusal}")
             self.saying = self.rounds.standing
+        match told, self.saying:
+            case Ask(_, OpenAttempt()), Answer(_, SignedReply(advert)):
+                self.joins.setdefault(advert.statement, self.taken)
+
+    # -- rosters and keys ----------------------------------------------------------------------
+
+    def is_listed(self, roster: Roster) -> bool:
+        """Whether the key that this site uses counts in a roster."""
+        try:
+            member = roster.member(self.name)
+        except AuthenticationError:
+            return False
+        return member.active and member.identity_key == self.key.public
+
+    def learn(self, text: bytes) -> None:
+        """Take a roster from the aggregator, as the link does; an older one is refused.
+
+        Raises:
+            Crash, StorageError: The process ends.
+        """
+        try:
+            roster = self.site.rosters.accept(text)
+            self.taken = self.roster_path.read_bytes()
+        except StorageError:
+            raise
+        except RosterError as refusal:
+            self.trace(f"{self.name}: {refusal}")
+        else:
+            self.trace(f"{self.name}: goes by roster version {roster.version}")
+
+    def change_key(self, key: SigningKey) -> None:
+        """The site's people stop the client, hand its ledger over, and go on with the new key file."""
+        self.kill()
+        if self.ledger_path.exists() and self.ledger_path.stat().st_size:
+            Ledger.open(self.ledger_path, key=self.key, now=self._now).hand_over(self.key, key)
+        self.key = key
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.clock.now_ns() / 1e9, NOW.tzinfo)
@@ -238,7 +291,7 @@ class ClientNode:
         opened = [item for item in self._open if isinstance(item, Ledger)]
         if opened:
             return opened[0]
-        key = self.people.clients[self.name]
+        key = self.key
         if self.ledger_path.exists() and self.ledger_path.stat().st_size:
             ledger = Ledger.open(self.ledger_path, key=key, now=self._now, barrier=self.disk.barrier)
         else:
@@ -278,18 +331,28 @@ class AggregatorNode:
     _store: DecisionStore | None = None
 
     @property
+    def roster_path(self) -> Path:
+        return self.directory / "roster.txt"
+
+    @property
     def output(self) -> Path:
         return self.directory / "out"
 
     def start(self) -> None:
-        """Take up what lies on the disk, and see that the job is entered."""
+        """Take up what lies on the disk, and see that the job is entered.
+
+        While a clock says that nobody is enrolled yet, or any more, the job is refused: that is tried again.
+        """
         self.directory.mkdir(mode=0o700, exist_ok=True)
+        if not self.roster_path.exists():
+            self.roster_path.write_bytes(self.people.roster.text)
         try:
             self._store = DecisionStore(self.directory / "decisions.sqlite", barrier=self.disk.barrier)
+            rosters = RosterKeeper(self.roster_path, self.people.roster_key.public, self._store)
             house = House(
                 site=ClientId("center"),
                 key=self.people.aggregator,
-                roster=lambda: self.people.roster,
+                roster=lambda: rosters.current,
                 roster_key=self.people.roster_key.public,
                 codec=ProtoCodec(),
                 decisions=self._store,
@@ -304,8 +367,8 @@ class AggregatorNode:
             rounds = AggregatorRounds(house)
             if not rounds.status().jobs:
                 rounds.start_job(self.job.text)
-            self.rounds, self.house = rounds, house
-        except (Crash, StorageError) as error:
+            self.rounds, self.house, self.rosters = rounds, house, rosters
+        except (Crash, StorageError, CertificateExpiredError) as error:
             self.trace(f"center: did not start: {error}")
             self.kill()
 
@@ -315,6 +378,22 @@ class AggregatorNode:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def look_at_the_file(self) -> bool:
+        """Go by the roster that lies in its file, if it is another one; whether it is.
+
+        A disk that refuses the pin is tried again, as the daemon does.
+        """
+        text = self.roster_path.read_bytes()
+        if text == self.rosters.current.text:
+            return False
+        try:
+            roster = self.rosters.follow(text)
+        except StorageError as error:
+            self.trace(f"center: roster not taken up: {error}")
+            return False
+        self.trace(f"center: goes by roster version {roster.version}")
+        return True
 
     def guard(self, step: Callable[[AggregatorRounds], Any]) -> Any:
         """Run one step of the core; a failing disk ends the process, a refusal is passed on."""

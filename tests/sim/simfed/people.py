@@ -62,6 +62,13 @@ def _enrol(name: str, role: Role) -> tuple[SigningKey, Enrolment]:
 
 
 @cache
+def newcomer(name: ClientId, number: int) -> tuple[SigningKey, Enrolment]:
+    """Further keys of a client, as many as there are numbers."""
+    del number
+    return _enrol(name, Role.CLIENT)
+
+
+@cache
 def people(clients: int, corrupt: int | None = None) -> People:
     """A federation of this many sites, of which A may be corrupt; None for the roster's own default."""
     roster_key = SigningKey.generate()

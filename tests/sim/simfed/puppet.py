@@ -11,12 +11,11 @@ from random import Random
 
 from simfed.cast import MemoryDecisions, OneSlot
 from simfed.liar import bent_bundle, forged
-from simfed.people import People
+from simfed.owner import Owner
 from simfed.scheme import Members, Scheme
 
 from secfed.crypto.labels import Label
 from secfed.errors import SecfedError
-from secfed.identity.roles import Role
 from secfed.ids import MemberIndex
 from secfed.secagg.attempt import Membership
 from secfed.secagg.client import ClientSession
@@ -38,7 +37,7 @@ class Puppet:
     scheme: Scheme
     member: MemberIndex
     face: int
-    people: People
+    owner: Owner
     codec: ProtoCodec
     terms: Terms
     habit: str = ""
@@ -46,12 +45,13 @@ class Puppet:
     session: ClientSession = field(default_factory=ClientSession)
 
     def __post_init__(self) -> None:
-        site, roster = self.scheme.site(self.member), self.people.roster
+        site, roster = self.scheme.site(self.member), self.owner.named(self.terms.roster)
+        assert roster is not None
         us = Membership(
             site=site,
-            key=self.people.clients[site],
+            key=self.owner.keys[site],
             aggregator=(roster.aggregator.site, roster.aggregator.identity_key),
-            members={member.site: member.identity_key for member in roster.active(Role.CLIENT)},
+            members={member.site: member.identity_key for member in roster.members},
             codec=self.codec,
             record=ClientRecord(MemoryDecisions()),
         )
@@ -71,6 +71,6 @@ class Puppet:
             site, h = self.scheme.site(self.member), self.scheme.h
             index = self.codec.decode(ShareIndex, reply.index.statement)
             index, bundle = bent_bundle(random, reply, index, h, self.member, self.habit)
-            again = forged(self.people, self.codec, site, Label.SIGN_BUNDLE, h, index)
+            again = forged(self.owner.people, self.codec, site, Label.SIGN_BUNDLE, h, index)
             return replace(bundle, index=again)
         return reply

@@ -3,6 +3,7 @@
 Of four seeds one has an honest federation in bad weather and before a hostile network (which loses,
 delays, repeats, replays and damages whatever it carries, and has nobody's key), one has corrupt clients
 beside an honest aggregator as well, and two have a hostile aggregator with corrupt clients of its own.
+In one of four federations of each kind the roster changes on the way.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ from simfed.simulation import Simulation
 _UNWILLING = 10
 """Of so many honest federations one has a site whose policy refuses the job."""
 
+_CHANGING = 4
+"""Of so many federations of each kind one has a roster that changes."""
+
 
 def federation(seed: int, directory: Path) -> Simulation | HostileFederation:
     """The federation of a seed, before its first step."""
     turn, kind = divmod(seed, 4)
+    changing = turn % _CHANGING == 2
     if kind >= 2:
-        return HostileFederation(seed, directory)
-    return Simulation(seed, directory, liars=kind, unwilling=kind == 0 and turn % _UNWILLING == 1)
+        return HostileFederation(seed, directory, changing=changing)
+    unwilling = kind == 0 and turn % _UNWILLING == 1
+    return Simulation(seed, directory, liars=kind, unwilling=unwilling, changing=changing)
 
 
 def run(seed: int, directory: Path) -> Simulation | HostileFederation:

@@ -2,12 +2,14 @@
 
 The scheduler picks one thing after another: a client gets its turn, time passes for the aggregator, a
 process dies or starts, a clock is set. In the chaotic part messages and disks fail as the weather says,
-and some clients may lie. In the calm part that follows nothing more goes wrong, and everything must
-come to an end.
+and some clients may lie; where the roster changes, its owner enrols, revokes and exchanges keys in the
+middle of all that, and the aggregator and the sites hear of it one after another. In the calm part that
+follows nothing more goes wrong, and everything must come to an end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -26,13 +28,14 @@ from simfed.nodes import (
     OneSlotContributor,
     SkewedClock,
 )
+from simfed.owner import Owner
 from simfed.people import BOUND, JOB, People, people
 from simfed.pure import remembered
 from simfed.weather import CALM, Weather
 from simfed.witness import Witness
 
 from secfed.ids import ClientId, JobId
-from secfed.rounds.exchange import JobCommand
+from secfed.rounds.exchange import JobCommand, JobState
 from secfed.rounds.jobs import Ending, JobBook
 
 CALM_STEPS = 6000
@@ -40,6 +43,9 @@ CALM_STEPS = 6000
 
 _SKEW_S = 100 * 86_400
 """How far a clock may be set off: beyond the roster's entries, which begin today, on one side."""
+
+_CHANGES, _BY_HAND = 0.02, 0.004
+"""Probabilities of a new roster, and of one that comes by hand, in a step."""
 
 _STEPS = 60
 """Durable effects that a node has in a job, roughly."""
@@ -54,6 +60,7 @@ class Simulation:
         pace: Steps a simulated second: at a slow one sites seem to be away between two calls.
         liars: How many of the clients are corrupt; at most A of them.
         unwilling: One site's policy refuses the job.
+        changing: The roster changes.
     """
 
     seed: int
@@ -67,6 +74,7 @@ class Simulation:
     constant: bool | None = None
     liars: int = 0
     unwilling: bool = False
+    changing: bool = False
     trace: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -81,8 +89,11 @@ class Simulation:
         names = list(self.people.clients)
         owned: Sites = frozenset(self.random.sample(names, self.liars))
         job = self.people.plan(rounds=self.rounds, spare_rounds=self.spare_rounds)
-        self.witness = Witness(self.people, job, owned)
-        self.nodes = {name: self._node(place, name) for place, name in enumerate(names)}
+        dice = Random(f"owner {self.seed}")
+        self.owner = Owner(self.people, dice, _CHANGES if self.changing else 0.0, owned)
+        self.witness = Witness(self.owner, job, owned)
+        self.nodes = {name: self._node(name) for name in names}
+        self._untold: list[Callable[[], None]] = []
         if self.unwilling:
             self.nodes[self.random.choice(names)].policy = UNWILLING
         self.center = AggregatorNode(
@@ -112,11 +123,13 @@ class Simulation:
         if self.weather is not CALM and self.random.random() < 0.2:
             disk.crash_at, disk.fail_at = self.random.choice(((step, -1), (-1, step)))
 
-    def _node(self, place: int, name: ClientId) -> ClientNode:
-        contributor = OneSlotContributor(place, bool(self.constant))
+    def _node(self, name: ClientId) -> ClientNode:
+        contributor = OneSlotContributor(int(name.removeprefix("site-")), bool(self.constant))
         node = ClientNode(
             name,
             self.people,
+            self.owner.keys[name],
+            self.owner.newest,
             self.directory / name,
             SkewedClock(self.clock),
             self._disk(),
@@ -163,6 +176,8 @@ class Simulation:
         self._note("-- calm --")
         self.weather = self.line.weather = CALM
         self.line.late_said, self.line.late_told = [], []
+        self.owner.changes = 0.0
+        self._hand_out(at_once=True)
         for node in (self.center, *self.nodes.values()):
             node.disk.calm()
             node.clock.skew_s = 0.0
@@ -171,13 +186,28 @@ class Simulation:
         """Whether progress is promised: nobody lies or stays away, and no two sums are too much alike."""
         return not (self.constant or self.liars or self.unwilling)
 
+    def _is_stranded(self, job: JobState) -> bool:
+        """Whether the owner left a job nobody to go on with: progress is not promised then.
+
+        Vectors went out beside keys that count no longer, or A is too large for those who are left.
+        """
+        told = ("beside the same ones", "cannot defend themselves")
+        return self.changing and any(words in job.waiting_for for words in told)
+
     def _over(self) -> bool:
         """Whether the job has ended; what is paused goes on once it is calm."""
         if self.center.rounds is None:
             return False
         (job,) = self.center.rounds.status().jobs
         if job.state == "paused" and self.weather is CALM:
-            self.center.rounds.control(JobCommand(JobId(JOB), "resume"), ClientId("office"))
+            if self._is_stranded(job):
+                return True
+            resume = JobCommand(JobId(JOB), "resume")
+            try:
+                self.center.guard(lambda rounds: rounds.control(resume, ClientId("office")))
+            except Down:
+                self.line.drop_calls()
+                return False
         return job.state in ("done", "failed")
 
     def conclude(self) -> list[Ending]:
@@ -196,7 +226,7 @@ class Simulation:
                 )
         if self._ends():
             state = self.center.rounds.status().jobs[0]
-            assert job.state in ("done", "failed"), (
+            assert job.state in ("done", "failed") or self._is_stranded(state), (
                 f"liveness: {state.state} {state.phase} {state.waiting_for}"
             )
         return list(job.endings)
@@ -207,6 +237,8 @@ class Simulation:
         """One thing happens somewhere."""
         assert self.weather is not None
         self.clock.seconds += self.random.expovariate(self.pace)
+        if self.owner.changes:
+            self._change_roster()
         roll = self.random.random()
         if self.center.rounds is not None and roll < self.weather.kill_aggregator:
             self._kill_center()
@@ -231,9 +263,13 @@ class Simulation:
         """Time passes for the aggregator, or it does a piece of work."""
         if self.center.rounds is None:
             self.center.start()
+            self._untold.clear()
             self.witness.look(self.center)
+            if self.center.rounds is not None:
+                self.witness.follows(self.center)
             return
         try:
+            self._follow_roster()
             self.center.guard(lambda rounds: rounds.tick())
             work = self.center.guard(lambda rounds: rounds.work())
             if work is not None:
@@ -243,6 +279,48 @@ class Simulation:
         except Down:
             self.line.drop_calls()
             self.witness.look(self.center)
+
+    # -- rosters that change -------------------------------------------------------------------
+
+    def _change_roster(self) -> None:
+        """Perhaps the owner publishes a version, and what lies ready comes to somebody."""
+        site = self.owner.act()
+        if site is not None:
+            self._note(f"owner: roster version {self.owner.newest.version} is about {site}")
+            if site not in self.nodes:
+                self.nodes[site] = self._node(site)
+        self._hand_out(at_once=False)
+
+    def _hand_out(self, *, at_once: bool) -> None:
+        """The aggregator's roster file is exchanged, a site goes over to its new key.
+
+        Now and then a site's people put the newest roster into its file themselves, which may be before
+        the aggregator has it.
+        """
+        dice, newest = self.owner.random, self.owner.newest
+        if self.center.directory.is_dir() and (at_once or dice.random() < 0.1):
+            self.center.roster_path.write_bytes(newest.text)
+        for name, node in self.nodes.items():
+            if node.key is not self.owner.keys[name] and (at_once or dice.random() < 0.1):
+                self._note(f"{name}: goes over to its new key")
+                self.line.kill(node)
+                node.change_key(self.owner.keys[name])
+        if dice.random() < _BY_HAND:
+            node = dice.choice(list(self.nodes.values()))
+            self.line.kill(node)
+            if node.directory.is_dir():
+                node.roster_path.write_bytes(newest.text)
+
+    def _follow_roster(self) -> None:
+        """As the daemon: go by the file, tell the rounds, cut off who is out; there is time in between."""
+        if self.center.guard(lambda _: self.center.look_at_the_file()):
+            self._untold[:] = [self._tell_roster, self.line.cut]
+        while self._untold and self.owner.random.random() < 0.7:
+            self._untold.pop(0)()
+
+    def _tell_roster(self) -> None:
+        self.center.guard(lambda rounds: rounds.roster_changed())
+        self.witness.follows(self.center)
 
     def lose(self, name: ClientId) -> None:
         """One client dies; it comes back when its turn comes."""

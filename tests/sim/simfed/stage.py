@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +35,8 @@ class Uploads:
 
     packed: dict[tuple[Digest, MemberIndex], bytes] = field(default_factory=dict)
 
-    def read(self, h: Digest, member: MemberIndex) -> bytes:
-        return self.packed[h, member]
+    def open(self, h: Digest, member: MemberIndex) -> io.BytesIO:
+        return io.BytesIO(self.packed[h, member])
 
 
 class Stage:

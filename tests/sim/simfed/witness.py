@@ -17,20 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from simfed import invariants
-from simfed.invariants import Sites
+from simfed.invariants import Group, Keys, Sites
 from simfed.knowledge import Knowledge
 from simfed.nodes import WILLING, AggregatorNode, ClientNode
-from simfed.people import ARRAY, BOUND, JOB, People
+from simfed.owner import Owner, group
+from simfed.people import ARRAY, BOUND, JOB
 
 from secfed.crypto import signing
 from secfed.crypto.labels import Label
 from secfed.encoding.fixedpoint import FixedPoint
+from secfed.identity import roster as rosters
+from secfed.identity.roster import Roster
 from secfed.identity.signed import Signed, message
-from secfed.ids import ClientId, Digest
+from secfed.ids import ClientId, Digest, JobId
 from secfed.privacy import ledger
 from secfed.rounds.client import Upload
 from secfed.rounds.exchange import Answer, Ask, Said, Told
-from secfed.rounds.jobs import Ending
+from secfed.rounds.jobs import Ending, JobBook
 from secfed.rounds.plan import JobPlan, RoundPlan
 from secfed.rounds.proposal import JobProposal
 from secfed.rounds.publish import MANIFEST_FILE, SUM_FILE
@@ -47,6 +50,7 @@ from secfed.secagg.messages import (
     UnmaskRequest,
 )
 from secfed.secagg.params import Params
+from secfed.secagg.record import AggregatorRecord
 from secfed.wire.codec import ProtoCodec
 
 Place = tuple[Digest, ClientId]
@@ -58,10 +62,13 @@ class Witness:
 
     Attributes:
         owned: Sites that are the adversary's; nothing is asked of them.
+        taken: The newest roster of each site, as it lay on its disk.
+        joined: Under which roster a site joined an attempt.
+        followed: The rosters that the aggregator went by before an attempt's survivors were durable.
         broken: An invariant that broke where no exception gets through; `raise_broken` says so.
     """
 
-    people: People
+    owner: Owner
     job: JobProposal
     owned: Sites = frozenset()
     broken: AssertionError | None = None
@@ -71,6 +78,7 @@ class Witness:
     words: dict[tuple[int, ClientId], NDArray[np.uint32]] = field(default_factory=dict)
     packed: dict[Place, bytes] = field(default_factory=dict)
     acknowledged: set[Place] = field(default_factory=set)
+    adverts: dict[Place, bytes] = field(default_factory=dict)
     answers: dict[tuple[int, ClientId], bytes] = field(default_factory=dict)
     confirms: dict[Place, bytes] = field(default_factory=dict)
     countersigned: dict[Place, bytes] = field(default_factory=dict)
@@ -79,14 +87,39 @@ class Witness:
     outcomes: dict[int, bytes] = field(default_factory=dict)
     folders: dict[int, dict[str, bytes]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        sites, most = self.people.clients, self.people.roster.corrupt
-        self._colluders = invariants.colluders(sites, self.owned, most)
+    taken: dict[ClientId, Roster] = field(default_factory=dict)
+    joined: dict[Place, Roster] = field(default_factory=dict)
+    followed: dict[Digest, list[Roster]] = field(default_factory=lambda: defaultdict(list))
+    _colluders: dict[frozenset[Group], list[Keys]] = field(default_factory=dict)
 
     def raise_broken(self) -> None:
         """After every step."""
         if self.broken is not None:
             raise self.broken
+
+    # -- rosters -------------------------------------------------------------------------------
+
+    def took(self, node: ClientNode) -> None:
+        """A site was started, or was handed a roster: what lies on its disk from then on counts for it."""
+        if node.name in self.owned:
+            return
+        roster = rosters.verify(node.taken, self.owner.people.roster_key.public)
+        genuine = [each.digest for each in self.owner.versions]
+        invariants.no_downgrade(self.taken.get(node.name), roster, genuine)
+        self.taken[node.name] = roster
+
+    def follows(self, aggregator: AggregatorNode) -> None:
+        """An honest aggregator goes by another roster now: what it has not frozen ends under that."""
+        decisions = aggregator.house.decisions
+        roster, record = aggregator.rosters.current, AggregatorRecord(decisions)
+        over = {ending.round for ending in JobBook(decisions).find(JobId(JOB)).endings}
+        for h, manifest in self.manifests.items():
+            if manifest.round not in over and record.frozen(h) is None:
+                self.followed[h].append(roster)
+
+    def _under(self, manifest: Manifest) -> Roster:
+        """The roster that a manifest names; the first one for a name that nobody published."""
+        return self.owner.named(manifest.roster) or self.owner.versions[0]
 
     # -- what the aggregator tells -------------------------------------------------------------
 
@@ -117,13 +150,15 @@ class Witness:
         bound = node.site.decisions.get(f"job-plan/{JOB}")
         invariants.i8_the_client_decides(node.policy == WILLING, bound, self.job.digest)
 
-    def said(self, site: ClientId, said: Said, asked: Told | None) -> None:
-        """Something that left an honest client, and what it was asked last."""
+    def said(self, node: ClientNode, said: Said) -> None:
+        """Something that left an honest client, in answer to what it heard last."""
+        site, asked = node.name, node.heard
         if not isinstance(said, Answer) or not isinstance(asked, Ask):
             return
         match asked.request, said.reply:
-            case OpenAttempt(manifest), SignedReply():
-                opened = self._enter(manifest.statement)
+            case OpenAttempt(manifest), SignedReply(statement):
+                opened, h = self._enter(manifest.statement), attempt_digest(manifest.statement)
+                self._join(h, node, opened, statement.statement)
                 invariants.i10_clocks_never_permit(opened.round, self.over[site], "an advert")
             case _, Bundle(index):
                 h = self._attempt(site, Label.SIGN_BUNDLE, index)
@@ -135,27 +170,49 @@ class Witness:
                 h = self._attempt(site, Label.SIGN_UNMASK, statement)
                 self._answer(h, site, statement.statement)
             case OutcomeNotice(), SignedReply(statement):
-                h = self._attempt(site, Label.SIGN_COUNTERSIGN, statement)
+                h = self._attempt(site, Label.SIGN_COUNTERSIGN, statement, node.key.public)
                 self._countersign(h, site, statement.statement)
             case _:
                 pass
 
-    def _attempt(self, site: ClientId, label: Label, statement: Signed) -> Digest:
+    def _join(self, h: Digest, node: ClientNode, manifest: Manifest, advert: bytes) -> None:
+        """A site joins an attempt, under the newest roster that it had taken when it was asked."""
+        first = self.adverts.setdefault((h, node.name), advert)
+        invariants.i4_one_answer(first, advert, "advertised two keys in one attempt")
+        if (h, node.name) in self.joined:
+            return  # asked again, it says the same again, whatever it has heard since
+        roster = rosters.verify(node.joins[advert], self.owner.people.roster_key.public)
+        invariants.nobody_revoked(manifest.cohort, roster, "a site joins a cohort")
+        invariants.i11_agreed_before_masking(manifest, {"roster": roster.digest})
+        self.joined[h, node.name] = roster
+
+    def _attempt(self, site: ClientId, label: Label, statement: Signed, key: bytes | None = None) -> Digest:
         """The attempt that a site's statement belongs to: the one that it is signed under.
 
         What stands beside it came from the aggregator, and may be a lie.
+
+        Args:
+            key: Signed with this one; None for the one that the attempt's roster has.
         """
-        key = self.people.clients[site].public
         for h in reversed(self.manifests):
+            known = self.known[h]
+            if site not in known.cohort:
+                continue
+            public = key or known.keys[known.cohort.index(site)]
             covered = message(label, context=h, sender=site, recipient=None, statement=statement.statement)
-            if signing.verify(key, covered, statement.signature):
+            if signing.verify(public, covered, statement.signature):
                 return h
         raise AssertionError(f"I11: {site} signed something of an attempt that it never joined")
 
     def _enter(self, statement: bytes) -> Manifest:
         manifest, h = self.codec.decode(Manifest, statement), attempt_digest(statement)
         if h not in self.known:
-            self.manifests[h], self.known[h] = manifest, Knowledge(self.params(manifest), manifest.cohort)
+            roster = self._under(manifest)
+            keys = {member.site: member.identity_key for member in roster.members}  # the active entry is last
+            known = Knowledge(
+                self.params(manifest), manifest.cohort, tuple(keys.get(site, b"") for site in manifest.cohort)
+            )
+            self.manifests[h], self.known[h] = manifest, known
         return manifest
 
     def _confirm(self, h: Digest, site: ClientId, statement: bytes) -> None:
@@ -196,19 +253,20 @@ class Witness:
         entries = self._ledger(node)
         invariants.i1_charge_before_release(entries, manifest.round, attempt=manifest.attempt)
         self._decided(node)
-        self._agreed(manifest, contribution.round_plan)
+        self._agreed(manifest, contribution.round_plan, self.joined[place])
         self._masked(node, h, manifest)
 
     def left_from_a_liar(self, node: ClientNode, upload: Upload) -> None:
         """A vector of the adversary's own: only what the sum must show of it is noted."""
-        manifest = self.manifests[upload.attempt]
+        h = self._attempt(node.name, Label.SIGN_MASKED, upload.statement)
+        manifest = self.manifests[h]
         contribution = node.site.contributions.load(manifest.round_id)
         assert contribution is not None
         self.words[manifest.round, node.name] = contribution.words()
-        self.packed[upload.attempt, node.name] = upload.packed
+        self.packed[h, node.name] = upload.packed
 
-    def _agreed(self, manifest: Manifest, round_plan: Digest) -> None:
-        roster, plan = self.people.roster, self.job.plan
+    def _agreed(self, manifest: Manifest, round_plan: Digest, roster: Roster) -> None:
+        plan = self.job.plan
         agreed = {
             "federation": roster.federation,
             "roster": roster.digest,
@@ -240,13 +298,17 @@ class Witness:
             if node.name in self.owned or not node.ledger_path.exists():
                 continue
             if self._ledger(node):
-                key = self.people.clients[node.name].public
-                invariants.i7_ledger_is_sound(ledger.verify(node.ledger_path, key))
+                invariants.i7_ledger_is_sound(ledger.verify(node.ledger_path, node.key.public))
 
     def _promise(self, round_: int) -> None:
         """The trust statement, with whoever may collude."""
-        known = [self.known[h] for h, manifest in self.manifests.items() if manifest.round == round_]
-        for corrupt in self._colluders:
+        attempts = [h for h, manifest in self.manifests.items() if manifest.round == round_]
+        known = [self.known[h] for h in attempts]
+        groups = frozenset(group(self._under(self.manifests[h])) for h in attempts)
+        if groups not in self._colluders:
+            owned = frozenset(self.owner.keys[site].public for site in self.owned)
+            self._colluders[groups] = invariants.colluders(groups, owned)
+        for corrupt in self._colluders[groups]:
             invariants.i4_one_kind_of_share(known, corrupt)
             invariants.never_fewer_than_m(known, corrupt)
             invariants.at_most_one_sum(known, corrupt)
@@ -256,7 +318,7 @@ class Witness:
         self.acknowledged.add((h, site))
 
     def params(self, manifest: Manifest) -> Params:
-        return Params.complete(len(manifest.cohort), self.people.roster.corrupt, min_cohort=3)
+        return Params.complete(len(manifest.cohort), self._under(manifest).corrupt, min_cohort=3)
 
     # -- results -------------------------------------------------------------------------------
 
@@ -288,6 +350,8 @@ class Witness:
 
     def _published(self, ending: Ending, manifest: Manifest) -> None:
         known = self.known[ending.h]
+        for roster in self.followed[ending.h]:
+            invariants.nobody_revoked(ending.included, roster, "a sum")
         invariants.i9_no_output_below_the_floors(len(ending.included), known.params.floor, "a sum")
         invariants.i3_the_sum_is_of_those_listed(ending, manifest, self.words)
         invariants.i3_the_folder_says_the_same(ending, json.loads(self.folders[ending.round][MANIFEST_FILE]))
