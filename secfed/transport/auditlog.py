@@ -2,7 +2,8 @@
 
 JSON lines, hash-chained and signed (`store.journal`). Entries of one kind within a short while
 become one entry with a count, so neither waiting clients nor a flood of refusals can fill the
-disk; a refusal's kind is its class, since its text may be another one each time. A log that cannot
+disk; a refusal's kind is its class, since its text may be another one each time, but never another
+member's, and a command's is the command with its job. A log that cannot
 be written stops the daemon: nothing is accepted that leaves no trace. Connections, which cost a
 stranger nothing, wait for the next other entry or a minute. A signed note beside it
 (`store.checkpoint`) spares a restart the entries of years, and shows a tail that was cut off.
@@ -11,6 +12,7 @@ stranger nothing, wait for the next other entry or a minute. A signed note besid
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,9 +27,12 @@ from secfed.identity.fields import write_time
 from secfed.ids import Digest
 from secfed.store.checkpoint import Checkpoint
 from secfed.store.journal import Journal
-from secfed.wire.limits import AUDIT_KINDS_MAX
+from secfed.wire.limits import AUDIT_KINDS_EACH_MAX, AUDIT_KINDS_MAX
 
-__all__ = ["UNHURRIED_S", "AuditLog", "log_file"]
+__all__ = ["NOBODY", "UNHURRIED_S", "AuditLog", "log_file"]
+
+NOBODY = "-"
+"""In the place of a name: who is in no roster here."""
 
 UNHURRIED_S = 60
 """Longest wait of an entry that need not be written by itself: a flood of them is a line a minute."""
@@ -42,6 +47,7 @@ def log_file(state_dir: Path, key: SigningKey) -> Path:
 class _Kind:
     who: str
     what: str
+    about: str
     outcome: str
     where: str
     hurried: bool
@@ -73,6 +79,7 @@ class AuditLog:
         self._now = now
         self._lock = threading.Lock()
         self._pending: dict[_Kind, _Several] = {}
+        self._kinds: Counter[str] = Counter()
 
         def sign(text: bytes) -> bytes:
             return key.sign(_signed(text))
@@ -98,26 +105,37 @@ class AuditLog:
         self._checkpoint.save(self._journal.sound)
 
     def add(
-        self, *, who: str, what: str, outcome: str, where: str, text: str = "", hurried: bool = True
+        self,
+        *,
+        who: str,
+        what: str,
+        outcome: str,
+        where: str,
+        about: str = "",
+        text: str = "",
+        hurried: bool = True,
     ) -> None:
         """Enter something that happened.
 
         Args:
-            who: The member, or `-` where nobody was identified.
+            who: The member, or `NOBODY`.
             what: The call.
+            about: What it was about, such as a command and its job: part of the kind.
             outcome: `ok`, or the refusal's class.
             where: The other side's address.
             text: The refusal's; of several of one kind the first one's stands for all.
             hurried: False for what waits up to `UNHURRIED_S` for company.
         """
-        kind = _Kind(who, what, outcome, where, hurried)
+        kind = _Kind(who, what, about, outcome, where, hurried)
         with self._lock:
-            if kind not in self._pending and len(self._pending) >= AUDIT_KINDS_MAX:
-                kind = _Kind("-", what, "many", "-", hurried)
+            full = len(self._pending) >= AUDIT_KINDS_MAX or self._kinds[who] >= AUDIT_KINDS_EACH_MAX
+            if full and kind not in self._pending:
+                kind = _Kind(who, what, "", "many", "-", hurried)
             if kind in self._pending:
                 self._pending[kind].count += 1
             else:
                 self._pending[kind] = _Several(self._now(), text)
+                self._kinds[who] += 1
 
     def flush(self, *, everything: bool = False) -> None:
         """Write what was collected, unless all of it may wait; durable on return. One thread at a time.
@@ -129,12 +147,13 @@ class AuditLog:
             if not everything and not self._due():
                 return
             pending, self._pending = self._pending, {}
+            self._kinds.clear()
         for kind, several in pending.items():
             self._journal.append(
                 {
                     "at": write_time(several.first),
                     "who": kind.who,
-                    "what": kind.what,
+                    "what": f"{kind.what} {kind.about}" if kind.about else kind.what,
                     "outcome": f"{kind.outcome}: {several.text}" if several.text else kind.outcome,
                     "from": kind.where,
                     "count": several.count,

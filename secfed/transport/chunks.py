@@ -38,13 +38,18 @@ class Assembly:
         """Whether everything is here."""
         return self._received == self._total
 
+    @property
+    def next(self) -> tuple[int, int]:
+        """Offset and size of the piece that follows; of size 0 where none does."""
+        return self._received, min(self._piece, self._total - self._received)
+
     def accept(self, offset: int, size: int) -> None:
         """Check the next piece before it is used.
 
         Raises:
             PeerError: Out of order, of another size than this place has, or past the end.
         """
-        expected = min(self._piece, self._total - self._received)
+        _, expected = self.next
         if expected == 0:
             raise PeerError("a piece comes after the announced end")
         if offset != self._received or size != expected:

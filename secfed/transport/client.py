@@ -31,6 +31,7 @@ from secfed.identity.roster import Roster, RosterRolledBackError
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, Digest, JobId
 from secfed.rounds.exchange import JobCommand, JobState, Said, StatusReply, Told
+from secfed.rounds.ports import SLOWEST_BYTES_PER_S
 from secfed.store.journal import EMPTY, Head
 from secfed.transport import chunks, status, tls
 from secfed.transport.hello import GREETING, HelloMaker, RestartedError, RosterChangedError
@@ -45,9 +46,6 @@ CALL_S = 30
 POLL_S = 45
 """Longest an Exchange may take: the aggregator answers within some 20 s, if only with what is awaited."""
 
-SLOWEST_BYTES_PER_S = 64 << 10
-"""An upload or download slower than this is given up and begun again."""
-
 RETRY_FIRST_S, RETRY_MOST_S = 0.25, 2.0
 """Pauses between tries; the longest is well within the 5 seconds in which a link must be taken up again."""
 
@@ -56,8 +54,8 @@ ROSTER_LAG_S = 5.0
 An older roster, or connections that all end between TLS and the first HTTP/2 frame, may mean no more
 than that; if they go on for so long, the aggregator does not accept this certificate."""
 
-KEEPALIVE_S = 30
-"""A link on which nothing came for so long is probed."""
+KEEPALIVE_S, PROBE_S = 15, 5
+"""A link on which nothing came for so long is probed, and given up so long after without an answer."""
 
 
 stamina.instrumentation.set_on_retry_hooks([])  # `on_retry` tells of failures, once
@@ -325,7 +323,8 @@ class Connection:
                 ("grpc.max_receive_message_length", limits.REPLY_BYTES_MAX),
                 # Without these a link that is cut, not closed, would be noticed only at a call's deadline.
                 ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
-                ("grpc.keepalive_timeout_ms", KEEPALIVE_S * 1000 // 3),
+                ("grpc.keepalive_timeout_ms", PROBE_S * 1000),
+                ("grpc.http2.ping_timeout_ms", PROBE_S * 1000),  # else a probe may take a minute
                 ("grpc.initial_reconnect_backoff_ms", int(RETRY_FIRST_S * 1000)),
                 ("grpc.min_reconnect_backoff_ms", int(RETRY_FIRST_S * 1000)),
                 ("grpc.max_reconnect_backoff_ms", int(RETRY_MOST_S * 1000)),

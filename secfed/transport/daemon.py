@@ -21,6 +21,7 @@ from secfed.errors import PortBusyError, RosterError, SecfedError, StorageError
 from secfed.identity.keyfile import MemberKeys
 from secfed.identity.roster import Roster
 from secfed.rounds.aggregator import AggregatorRounds
+from secfed.rounds.exchange import Wait
 from secfed.rounds.rosters import RosterKeeper
 from secfed.store.adapters import AdapterStore
 from secfed.transport import ops
@@ -56,6 +57,7 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_connection_idle_ms", limits.CONNECTION_IDLE_S * 1000),
     ("grpc.keepalive_time_ms", 20_000),  # a link that died in silence is noticed
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # or a probe may take a minute, whatever the line above says
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     # Or the window grows with the link until gRPC keeps whole uploads; a message of 1 MiB has one anyway.
@@ -83,7 +85,7 @@ class Reports:
         refused: A call was refused.
         connected: How many clients are waiting or between calls.
         roster_refused: The roster's file was changed to one that cannot be accepted.
-        awaiting: What the rounds wait for now; empty if for nothing.
+        awaiting: What the rounds wait for now, and until when; None if for nothing.
         listening: The ports are open.
         state: The service's state, in systemd's words.
     """
@@ -93,7 +95,7 @@ class Reports:
     refused: Callable[[BaseException], None]
     connected: Callable[[int], None]
     roster_refused: Callable[[SecfedError], None]
-    awaiting: Callable[[str], None]
+    awaiting: Callable[[Wait | None], None]
     listening: Callable[[Listening], None]
     state: Callable[[str], None]
 

@@ -39,6 +39,7 @@ __all__ = [
     "RestartedError",
     "RosterChangedError",
     "body_digest",
+    "holder",
 ]
 
 _NS = 1_000_000_000
@@ -176,6 +177,7 @@ class HelloGate:
     def __init__(self, own: Certificate, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
         self._own, self.start = own.digest, Digest(entropy(len(NO_DIGEST)))
         self._seen: dict[ClientId, dict[int, set[int]]] = {}
+        self._forgotten: dict[ClientId, int] = {}  # up to which minute numbers were let go of
 
     def check(
         self, method: str, hello: Signed, body: bytes, peer_pem: bytes, roster: Roster, now: datetime
@@ -239,12 +241,17 @@ class HelloGate:
                 raise AuthenticationError(f"the hello of {member.site} was made for another {name}")
 
     def _check_sequence(self, said: Hello, now: datetime) -> None:
-        """A number counts once, near this clock; the clock alone never lets anything in."""
-        now_ns = int(now.timestamp() * _NS)
-        off_s = abs(said.sequence - now_ns) // _NS
-        if off_s > MAX_SKEW_S:
+        """A number counts once, near this clock; the clock alone never lets anything in.
+
+        A minute's numbers are let go of once the last of them is outside the window. Should this clock be put
+        back behind that, the member waits until it comes there again.
+        """
+        now_ns = int(now.timestamp()) * _NS + now.microsecond * 1000
+        off_ns = abs(said.sequence - now_ns)
+        if off_ns > MAX_SKEW_S * _NS:
             raise AuthenticationError(
-                f"the clock of {said.site} is {off_s} s off the aggregator's, {MAX_SKEW_S} s are allowed",
+                f"the clock of {said.site} is {-(-off_ns // _NS)} s off the aggregator's, "
+                f"{MAX_SKEW_S} s are allowed",
                 hint="Set both clocks, by NTP for example.",
             )
         by_minute, minute = self._seen.setdefault(said.site, {}), said.sequence // _MINUTE_NS
@@ -253,24 +260,39 @@ class HelloGate:
                 f"a hello of {said.site} was seen before",
                 hint="A repeated call needs a new hello; if nobody repeated one, somebody replays them.",
             )
+        if minute <= self._forgotten.get(said.site, 0):
+            raise AuthenticationError(
+                f"a hello of {said.site} is of a time that was over when the aggregator's clock was put back",
+                hint="Set the aggregator's clock, by NTP for example, and start it again.",
+            )
         oldest = (now_ns - MAX_SKEW_S * _NS) // _MINUTE_NS
         for gone in [each for each in by_minute if each < oldest]:
             del by_minute[gone]
+            self._forgotten[said.site] = max(gone, self._forgotten.get(said.site, 0))
         if sum(map(len, by_minute.values())) >= HELLOS_MAX:
             raise AuthenticationError(f"{said.site} makes too many calls: {HELLOS_MAX} in {MAX_SKEW_S} s")
         by_minute.setdefault(minute, set()).add(said.sequence)
 
 
-def _owner(roster: Roster, peer_pem: bytes) -> Member:
-    """Whose certificate is on the other side; a revoked member's is found too, and refused later."""
+def holder(roster: Roster, peer_pem: bytes) -> Member | None:
+    """The entry with the certificate on the other side, active, revoked or replaced; None if there is none.
+
+    Raises:
+        AuthenticationError: It cannot be read.
+    """
     try:
         der = ssl.PEM_cert_to_DER_cert(peer_pem.decode("ascii").strip())
     except ValueError:
         raise AuthenticationError("the caller's certificate cannot be read") from None
-    for member in roster.members:
-        if member.certificate.der == der and roster.member(member.site) is member:
-            return member
-    raise AuthenticationError(
-        "the caller's certificate is no member's now: it was rotated, or never enrolled",
-        hint="Use the key file that was enrolled last; `secfed roster show` lists the fingerprints.",
-    )
+    return next((member for member in roster.members if member.certificate.der == der), None)
+
+
+def _owner(roster: Roster, peer_pem: bytes) -> Member:
+    """Whose certificate is on the other side; a revoked member's is found too, and refused later."""
+    member = holder(roster, peer_pem)
+    if member is None or roster.member(member.site) is not member:
+        raise AuthenticationError(
+            "the caller's certificate is no member's now: it was rotated, or never enrolled",
+            hint="Use the key file that was enrolled last; `secfed roster show` lists the fingerprints.",
+        )
+    return member

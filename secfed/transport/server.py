@@ -1,23 +1,21 @@
 """The aggregator's service over gRPC: convert, call, convert; no state, no policy.
 
-Every call is decoded, decided by its hello, entered in the audit log, and handed to the desk.
-What is raised below goes out through `status`, and nothing else does.
+Every call comes in by the entrance, which decides it by its hello and enters it in the audit log,
+is decoded, and is handed to the desk.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import grpc
-import grpc.aio
 
-from secfed.errors import ConfigError, NetworkError, PeerError, RevokedError, SecfedError, StorageError
-from secfed.identity.roles import Role
+from secfed.errors import ConfigError, NetworkError, PeerError, StorageError
 from secfed.identity.roster import Roster
 from secfed.ids import NO_DIGEST, ClientId, Digest
 from secfed.rounds import archive
@@ -25,18 +23,18 @@ from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.attempt import Upload
 from secfed.store.adapters import AdapterStore
 from secfed.store.journal import Head
-from secfed.transport import chunks, status
+from secfed.transport import chunks
 from secfed.transport.auditlog import AuditLog
 from secfed.transport.desk import Desk
-from secfed.transport.hello import GREETING, Caller, HelloGate
+from secfed.transport.entrance import Context, Entrance, Visit, current
+from secfed.transport.hello import Caller, HelloGate
+from secfed.transport.status import UnknownCallError
 from secfed.wire import calls, service, sums
 from secfed.wire import status as wire_status
-from secfed.wire.limits import CALLS_EACH_MAX, FIRST_FRAME_S, REFUSAL_S, UNPROVEN_MAX
+from secfed.wire.limits import FIRST_FRAME_S, FRAME_BYTES_MAX, MESSAGE_S
+from secfed.wire.strict import clip
 
 __all__ = ["FederationService"]
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-"""gRPC's view of a call."""
 
 T = TypeVar("T")
 
@@ -64,18 +62,15 @@ class FederationService:
         uploaded: Callable[[int], None],
         refused: Callable[[BaseException], None],
     ) -> None:
-        self._desk, self._gate, self._audit, self._adapters = desk, gate, audit, adapters
-        self._roster, self._now, self._idle_s = roster, now, upload_idle_s
-        self._uploaded, self._refused = uploaded, refused
-        self._calls: dict[ClientId, dict[asyncio.Task[Any], Digest]] = {}
-        self._unproven: dict[bytes, list[asyncio.Task[Any]]] = {}
+        self._desk, self._gate, self._adapters = desk, gate, adapters
+        self._entrance = Entrance(desk, gate, audit, roster=roster, now=now, refused=refused)
+        self._roster, self._idle_s, self._uploaded = roster, upload_idle_s, uploaded
         self._uploads: dict[ClientId, asyncio.Lock] = {}
         self._downloads: dict[ClientId, asyncio.Lock] = {}
         self._uploading: dict[ClientId, set[asyncio.Task[Any]]] = {}
-        self._ended: dict[asyncio.Task[Any], SecfedError] = {}
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """For `add_generic_rpc_handlers`: bytes in, bytes out."""
+        """For `add_generic_rpc_handlers`: bytes in, bytes out; it answers calls that do not exist, too."""
         short = {
             "Exchange": self._exchange,
             "GetRoster": self._get_roster,
@@ -84,125 +79,42 @@ class FederationService:
             "GetStatus": self._get_status,
         }
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            name: grpc.unary_unary_rpc_method_handler(self._short(name, answer))
+            service.path(name): grpc.stream_unary_rpc_method_handler(self._short(name, answer))
             for name, answer in short.items()
         }
-        handlers["Upload"] = grpc.stream_unary_rpc_method_handler(self._upload)
-        handlers["Download"] = grpc.unary_stream_rpc_method_handler(self._download)
-        return grpc.method_handlers_generic_handler(service.SERVICE, handlers)
+        handlers[service.path("Upload")] = grpc.stream_unary_rpc_method_handler(self._upload)
+        handlers[service.path("Download")] = grpc.stream_stream_rpc_method_handler(self._download)
+        return _Calls(handlers, self._unknown)
 
     def cut(self, roster: Roster) -> None:
         """End every call over a certificate that this roster no longer has, revoked or replaced."""
-        active = {member.site: member.certificate.digest for member in roster.members if member.active}
-        for site, tasks in self._calls.items():
-            what = "had its key replaced" if site in active else "was revoked"
-            reason = RevokedError(f"{site} {what} in roster version {roster.version}")
-            for task, certificate in tasks.items():
-                if active.get(site) != certificate:
-                    self._end(task, reason)
-
-    def _end(self, task: asyncio.Task[Any], reason: SecfedError) -> None:
-        """End a call from this side; the other side hears why: the first reason, if there are several."""
-        if task not in self._ended:
-            self._ended[task] = reason
-            task.cancel()
+        self._entrance.cut(roster)
 
     # -- around every call ---------------------------------------------------------------------
 
     def _short(
-        self, method: str, answer: Callable[[Caller, bytes], Awaitable[bytes]]
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def handle(data: bytes, context: Context) -> bytes:
-            async with self._guard(method, context) as admit:
-                call = calls.decode_call(data)
-                caller = admit(call)
-                return await answer(caller, call.body)
+        self, method: str, answer: Callable[[Visit, Caller, bytes], Awaitable[bytes]]
+    ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]:
+        """One message in, one out; for gRPC a stream, or a call without its message would leave no trace."""
+
+        async def handle(frames: AsyncIterator[bytes], context: Context) -> bytes:
+            async with self._entrance.guard(method, context) as visit:
+                call = calls.decode_call(await _message(frames))
+                return await answer(visit, visit.admit(call), call.body)
             raise AssertionError("a guard passes nothing on")
 
         return handle
 
-    @contextlib.asynccontextmanager
-    async def _guard(self, method: str, context: Context) -> AsyncIterator[Callable[[calls.Call], Caller]]:
-        """Decide who calls, remember the call while it lasts, and turn what is raised into a status."""
-        entered: list[Caller] = []
-        broken = True
-        peer = next(iter(context.auth_context().get("x509_pem_cert", ())), b"")
-
-        def admit(call: calls.Call) -> Caller:
-            caller = self._gate.check(method, call.hello, call.body, peer, self._roster(), self._now())
-            self._proven(peer)
-            tasks = self._calls.setdefault(caller.site, {})
-            if len(tasks) >= CALLS_EACH_MAX:
-                raise NetworkError(f"{caller.site} has {CALLS_EACH_MAX} calls open, and no more are taken")
-            tasks[_current()] = caller.member.certificate.digest
-            entered.append(caller)
-            if _takes_part(caller):
-                self._desk.soon(lambda rounds: rounds.enter(caller.site))
-            return caller
-
-        try:
-            self._await_hello(peer)
-            yield admit
-            broken = False
-            self._enter(entered, method, context, "ok")
-        except asyncio.CancelledError:
-            reason = self._ended.pop(_current(), None)
-            if reason is None:
-                self._enter(entered, method, context, "broken off")
-                raise
-            _current().uncancel()
-            await self._refuse(reason, entered, method, context)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other side gets its public form
-            broken = False
-            await self._refuse(error, entered, method, context)
-        finally:
-            self._ended.pop(_current(), None)
-            self._proven(peer)
-            for caller in entered:
-                self._leave(caller, broken)
-
-    async def _refuse(self, error: Exception, entered: list[Caller], method: str, context: Context) -> None:
-        refusal = status.refusal(error)
-        self._refused(error)
-        self._enter(entered, method, context, type(error).__name__, refusal.details)
-        try:
-            async with asyncio.timeout(REFUSAL_S):
-                await context.abort(refusal.code, refusal.details, refusal.metadata)
-        except TimeoutError:  # it stands behind a chunk that is not read: the stream ends without it
-            raise asyncio.CancelledError from None
-
-    def _leave(self, caller: Caller, broken: bool) -> None:
-        tasks = self._calls.get(caller.site, {})
-        tasks.pop(_current(), None)
-        if not tasks:
-            self._calls.pop(caller.site, None)
-        if _takes_part(caller):
-            self._desk.soon(lambda rounds: rounds.leave(caller.site, broken=broken))
-
-    def _enter(
-        self, entered: list[Caller], method: str, context: Context, outcome: str, text: str = ""
-    ) -> None:
-        who = entered[0].site if entered else "-"
-        self._audit.add(who=who, what=method, outcome=outcome, where=_address(context.peer()), text=text)
-
-    def _await_hello(self, peer: bytes) -> None:
-        """A call begins over this certificate, and has shown no hello yet."""
-        waiting = self._unproven.setdefault(peer, [])
-        waiting.append(_current())
-        if len(waiting) > UNPROVEN_MAX:
-            self._end(waiting.pop(0), NetworkError("too many calls were begun without their hello"))
-
-    def _proven(self, peer: bytes) -> None:
-        """The call at hand has shown its hello, or is over."""
-        waiting = self._unproven.get(peer, [])
-        if _current() in waiting:
-            waiting.remove(_current())
-        if not waiting:
-            self._unproven.pop(peer, None)
+    async def _unknown(self, path: str, frames: AsyncIterator[bytes], context: Context) -> bytes:
+        del frames
+        async with self._entrance.guard("unknown call", context):
+            raise UnknownCallError(f"{service.SERVICE} has no call {clip(path)}")
+        raise AssertionError("a guard passes nothing on")
 
     # -- rounds --------------------------------------------------------------------------------
 
-    async def _exchange(self, caller: Caller, body: bytes) -> bytes:
+    async def _exchange(self, visit: Visit, caller: Caller, body: bytes) -> bytes:
+        del visit
         said = sums.decode_said(body)
         ledger = Head(caller.hello.ledger_entries, caller.hello.ledger_head)
         site, state = caller.site, caller.hello.state
@@ -210,12 +122,13 @@ class FederationService:
         return sums.encode_told(await self._desk.next_for(site, at_once=over))
 
     async def _upload(self, frames: AsyncIterator[bytes], context: Context) -> bytes:
-        async with self._guard("Upload", context) as admit:
+        async with self._entrance.guard("Upload", context) as visit:
+            self._entrance.await_hello(visit)
             stream = aiter(frames)
             first = calls.decode_upload_frame(await _next(stream, FIRST_FRAME_S))
             if not isinstance(first, calls.Call):
                 raise PeerError("an upload begins with its call")
-            caller = admit(first)
+            caller = visit.admit(first)
             header = calls.decode_upload_header(first.body)
             async with self._alone(caller.site):
                 await self._receive(caller.site, header, stream)
@@ -225,9 +138,9 @@ class FederationService:
     @contextlib.asynccontextmanager
     async def _alone(self, site: ClientId) -> AsyncIterator[None]:
         """One upload a site: earlier ones, whose link must have died, end first."""
-        tasks, own = self._uploading.setdefault(site, set()), _current()
+        tasks, own = self._uploading.setdefault(site, set()), current()
         for earlier in tasks:
-            self._end(earlier, NetworkError(f"a newer upload of {site} took the place of this one"))
+            self._entrance.end(earlier, NetworkError(f"a newer upload of {site} took the place of this one"))
         tasks.add(own)
         try:
             async with self._uploads.setdefault(site, asyncio.Lock()):
@@ -263,28 +176,29 @@ class FederationService:
         assembly = chunks.Assembly(upload.size_bytes)
         writing: asyncio.Future[None] | None = None
         try:
-            while not assembly.complete:
-                frame = calls.decode_upload_frame(await _next(stream, self._idle_s))
-                if not isinstance(frame, calls.Piece):
-                    raise PeerError("an upload goes on with pieces")
-                assembly.accept(frame.offset, len(frame.data))
-                if writing is not None:
-                    await asyncio.shield(writing)  # the next frame was on its way meanwhile
-                writing = asyncio.ensure_future(self._desk.disk(upload.write, frame.data))
-                self._uploaded(len(frame.data))
-                self._desk.soon(lambda rounds: rounds.progress(upload))
+            async with asyncio.timeout(upload.longest_s):
+                while not assembly.complete:
+                    piece = _piece(await _next(stream, self._idle_s), assembly)
+                    if writing is not None:
+                        await asyncio.shield(writing)  # the next frame was on its way meanwhile
+                    writing = asyncio.ensure_future(self._desk.disk(upload.write, piece))
+                    self._uploaded(len(piece))
             if writing is not None:
                 await asyncio.shield(writing)
             writing = asyncio.ensure_future(self._desk.disk(upload.commit))
             await asyncio.shield(writing)
+        except TimeoutError:
+            raise NetworkError(
+                f"an upload of {upload.size_bytes} bytes was not whole after {upload.longest_s:g} s"
+            ) from None
         finally:
             if writing is not None:
                 await _to_the_end(asyncio.wait([writing]))  # nobody closes a file while it is written
 
-    async def _download(self, data: bytes, context: Context) -> None:
-        async with self._guard("Download", context) as admit:
-            call = calls.decode_call(data)
-            caller = admit(call)
+    async def _download(self, frames: AsyncIterator[bytes], context: Context) -> None:
+        async with self._entrance.guard("Download", context) as visit:
+            call = calls.decode_call(await _message(frames))
+            caller = visit.admit(call)
             wanted = calls.decode_download(call.body)
             async with self._downloads.setdefault(caller.site, asyncio.Lock()):  # one file in memory each
                 file = await self._published(wanted)
@@ -316,40 +230,47 @@ class FederationService:
 
     # -- members and people --------------------------------------------------------------------
 
-    async def _get_roster(self, caller: Caller, body: bytes) -> bytes:
+    async def _get_roster(self, visit: Visit, caller: Caller, body: bytes) -> bytes:
+        del visit
         if body:
             raise PeerError("GetRoster has no body")
         roster = self._roster()
         held = caller.hello.roster == roster.digest
         return calls.encode_in_force(calls.InForce(self._gate.start, b"" if held else roster.text))
 
-    async def _start_job(self, caller: Caller, body: bytes) -> bytes:
+    async def _start_job(self, visit: Visit, caller: Caller, body: bytes) -> bytes:
         del caller  # whoever calls: what counts is the admin's signature under the plan
         plan = calls.decode_start_job(body)
-        return wire_status.encode_job_reply(await self._desk.call(lambda rounds: rounds.start_job(plan)))
+        state = await self._desk.call(lambda rounds: rounds.start_job(plan))
+        visit.about = state.job
+        return wire_status.encode_job_reply(state)
 
-    async def _control_job(self, caller: Caller, body: bytes) -> bytes:
+    async def _control_job(self, visit: Visit, caller: Caller, body: bytes) -> bytes:
         command = calls.decode_job_command(body)
+        visit.about = f"{command.verb} {command.job}"
         state = await self._desk.call(lambda rounds: rounds.control(command, caller.site))
         return wire_status.encode_job_reply(state)
 
-    async def _get_status(self, caller: Caller, body: bytes) -> bytes:
-        del caller
+    async def _get_status(self, visit: Visit, caller: Caller, body: bytes) -> bytes:
+        del visit, caller
         job = wire_status.decode_status_request(body)
         return wire_status.encode_status(await self._desk.call(lambda rounds: rounds.status(job)))
 
 
-def _takes_part(caller: Caller) -> bool:
-    """Whether the call shows that a client is there to take part in rounds; a greeting may be a replay."""
-    return caller.role is Role.CLIENT and caller.hello.method != GREETING
+class _Calls(grpc.GenericRpcHandler):
+    """The calls by their path; any other goes to `unknown`, since gRPC would refuse it without a trace."""
 
+    def __init__(
+        self,
+        known: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
+        unknown: Callable[[str, AsyncIterator[bytes], Context], Awaitable[bytes]],
+    ) -> None:
+        self._known, self._unknown = known, unknown
 
-def _current() -> asyncio.Task[Any]:
-    """The task of the call at hand."""
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("a call is handled outside a task")
-    return task
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """What handles a call."""
+        found = self._known.get(details.method)
+        return found or grpc.stream_unary_rpc_method_handler(partial(self._unknown, details.method))
 
 
 async def _to_the_end(work: Awaitable[T]) -> T:
@@ -366,16 +287,36 @@ async def _to_the_end(work: Awaitable[T]) -> T:
     return task.result()
 
 
+def _piece(frame: bytes, assembly: chunks.Assembly) -> bytes | memoryview:
+    """The bytes of the piece that follows; a frame that is another one is parsed to tell what is wrong."""
+    piece = calls.piece_at(frame, *assembly.next)
+    if piece is not None:
+        assembly.accept(assembly.next[0], len(piece))
+        return piece
+    other = calls.decode_upload_frame(frame)
+    if not isinstance(other, calls.Piece):
+        raise PeerError("an upload goes on with pieces")
+    assembly.accept(other.offset, len(other.data))
+    return other.data
+
+
+async def _message(frames: AsyncIterator[bytes]) -> bytes:
+    """The one message of a call, or why there is none."""
+    try:
+        async with asyncio.timeout(MESSAGE_S):
+            return await anext(aiter(frames))
+    except StopAsyncIteration:
+        raise PeerError(f"the call has no message, or one of more than {FRAME_BYTES_MAX} bytes") from None
+    except TimeoutError:
+        raise NetworkError(f"the call's message did not come within {MESSAGE_S:g} s") from None
+
+
 async def _next(stream: AsyncIterator[bytes], within_s: float) -> bytes:
     """The next frame, or why there is none."""
     try:
-        return await asyncio.wait_for(anext(stream), within_s)
+        async with asyncio.timeout(within_s):
+            return await anext(stream)
     except StopAsyncIteration:
         raise PeerError("an upload ended before its announced size") from None
     except TimeoutError:
         raise NetworkError(f"an upload stood still for {within_s:g} s") from None
-
-
-def _address(peer: str) -> str:
-    """`ipv4:10.0.0.7:51234` without the port, which says nothing."""
-    return peer.rpartition(":")[0] or peer

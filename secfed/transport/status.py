@@ -21,7 +21,7 @@ from secfed.transport.hello import RestartedError, RosterChangedError
 from secfed.wire.limits import REFUSAL_BYTES_MAX
 from secfed.wire.strict import clip
 
-__all__ = ["DETAIL_KEY", "Refusal", "refusal", "restore"]
+__all__ = ["DETAIL_KEY", "Refusal", "UnknownCallError", "refusal", "restore"]
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -29,6 +29,11 @@ DETAIL_KEY = "secfed-error-bin"
 """Trailing metadata that carries class, message and hint as JSON."""
 
 _Code = grpc.StatusCode
+
+
+class UnknownCallError(VersionMismatchError):
+    """The aggregator does not know this call: it is of another version, or nobody's."""
+
 
 _CODES: dict[type[SecfedError], grpc.StatusCode] = {
     errors.ConfigError: _Code.INVALID_ARGUMENT,
@@ -46,6 +51,7 @@ _CODES: dict[type[SecfedError], grpc.StatusCode] = {
     errors.InfeasibleCohortError: _Code.FAILED_PRECONDITION,
     errors.LedgerError: _Code.FAILED_PRECONDITION,
     errors.VersionMismatchError: _Code.FAILED_PRECONDITION,
+    UnknownCallError: _Code.UNIMPLEMENTED,
 }
 """Every class that an aggregator may raise at a caller. A subclass that is not listed goes out, and comes
 in, as its nearest parent here."""

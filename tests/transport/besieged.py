@@ -14,8 +14,9 @@ from townhall import SITES, Member, Town
 
 from secfed.identity import membership
 from secfed.identity.roles import Role
+from secfed.transport.auditlog import log_file
 
-__all__ = ["PATIENCE_S", "Floods", "play_round", "take_in_hostile"]
+__all__ = ["PATIENCE_S", "Floods", "play_round", "take_in_hostile", "uploads_ended"]
 
 PATIENCE_S = 180
 
@@ -57,6 +58,15 @@ class Floods:
         if self._popen.poll() is None:
             self._popen.kill()
             self._popen.communicate()
+
+
+def uploads_ended(town: Town) -> bool:
+    """Whether the daemon has ended uploads of the floods, and says in its audit log whose they were."""
+    file = log_file(town.root / "state", town.keys["center"].signing)
+    whole = file.read_text(encoding="utf-8").rpartition("\n")[0]  # it may be writing the next line
+    entries = [json.loads(line)["body"] for line in whole.splitlines()]
+    kinds = {(entry["who"], entry["what"], entry["outcome"].split(":")[0]) for entry in entries}
+    return (_HOSTILE, "Upload", "NetworkError") in kinds
 
 
 def play_round(town: Town, job: str, size: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 from secfed.crypto.signing import SigningKey
 from secfed.errors import AuditLogError
 from secfed.transport.auditlog import UNHURRIED_S, AuditLog
-from secfed.wire.limits import AUDIT_KINDS_MAX
+from secfed.wire.limits import AUDIT_KINDS_EACH_MAX, AUDIT_KINDS_MAX
 
 
 @pytest.fixture
@@ -49,21 +49,43 @@ def test_what_differs_in_who_what_class_or_place_stays_apart(log: AuditLog, path
         {},
         {"who": "b"},
         {"what": "Upload"},
+        {"about": "stop sum-1"},
         {"outcome": "PeerError"},
         {"where": "ipv4:10.0.0.8"},
     ):
         log.add(**(one | change))
     log.flush()
-    assert [entry["count"] for entry in written(path)] == [1] * 5
+    entries = written(path)
+    assert [entry["count"] for entry in entries] == [1] * 6
+    assert entries[3]["what"] == "Exchange stop sum-1"
 
 
-def test_more_kinds_than_the_most_are_counted_together(log: AuditLog, path: Path) -> None:
-    for number in range(AUDIT_KINDS_MAX + 500):
+def test_more_kinds_of_one_member_than_the_most_are_counted_together(log: AuditLog, path: Path) -> None:
+    """And take nobody else's places."""
+    for number in range(AUDIT_KINDS_EACH_MAX + 500):
         log.add(who="a", what="Exchange", outcome="ok", where=f"ipv6:{number:x}::1")
+    log.add(who="office", what="ControlJob", about="stop sum-1", outcome="ok", where="ipv4:10.0.0.7")
+    log.flush()
+    *some, many, office = written(path)
+    assert len(some) == AUDIT_KINDS_EACH_MAX
+    assert (many["who"], many["what"], many["outcome"], many["count"]) == ("a", "Exchange", "many", 500)
+    assert (office["who"], office["what"]) == ("office", "ControlJob stop sum-1")
+
+
+def test_more_kinds_than_the_most_are_counted_by_member_and_call(log: AuditLog, path: Path) -> None:
+    each = AUDIT_KINDS_EACH_MAX // 2
+    members = AUDIT_KINDS_MAX // each
+    for number in range((members + 2) * each):
+        what = f"{number // each} {number}"
+        log.add(who=f"site-{number // each}", what="ControlJob", about=what, outcome="ok", where="x")
     log.flush()
     entries = written(path)
-    assert len(entries) == AUDIT_KINDS_MAX + 1
-    assert (entries[-1]["outcome"], entries[-1]["count"]) == ("many", 500)
+    assert [(entry["who"], entry["what"], entry["count"]) for entry in entries[AUDIT_KINDS_MAX:]] == [
+        (f"site-{member}", "ControlJob", each) for member in (members, members + 1)
+    ]
+    log.add(who="site-0", what="Exchange", outcome="ok", where="x")
+    log.flush()
+    assert written(path)[-1]["outcome"] == "ok", "what is written makes place"
 
 
 def test_a_log_that_was_cut_off_is_refused_and_left_alone(path: Path) -> None:

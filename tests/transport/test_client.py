@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load, save_file
-from townhall import WITHIN_S
+from townhall import PATIENCE_S, WITHIN_S, Town
 
 from secfed.config import BudgetPolicy, JobPolicy, PolicyConfig
 from secfed.crypto.kdf import digest
@@ -36,6 +36,7 @@ from secfed.rounds.conversation import take_part
 from secfed.rounds.rosters import RosterKeeper
 from secfed.rounds.vector import VectorContributor
 from secfed.store.decisions import DecisionStore
+from secfed.transport import client as client_module
 from secfed.transport.client import ROSTER_LAG_S, Connection, Sequence
 from secfed.wire import calls
 from secfed.wire.codec import ProtoCodec
@@ -50,6 +51,8 @@ class Relay:
         self.port = self._listener.getsockname()[1]
         self.cut_after: int | None = None
         self.cuts = 0
+        self.passing = threading.Event()
+        self.passing.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -71,6 +74,7 @@ class Relay:
                     if self.cut_after < 0:
                         self.cut_after, self.cuts = None, self.cuts + 1
                         break
+                self.passing.wait()
                 sink.sendall(data)
         except OSError:
             pass
@@ -309,6 +313,34 @@ def test_a_link_that_comes_back_is_taken_up_within_five_seconds(town, within_s):
         again.close()
     assert answered
     assert answered[0] - back < within_s
+
+
+def test_a_link_that_falls_silent_is_given_up_before_the_call_on_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing ends, and nothing passes: it is the probe that tells so, not the end of the call's time."""
+    monkeypatch.setattr(client_module, "KEEPALIVE_S", 2)
+    monkeypatch.setattr(client_module, "PROBE_S", 1)
+    relay, failures, told = Relay(town.at.port), [], threading.Event()
+    town.address = f"127.0.0.1:{relay.port}"
+
+    def failed(failure: NetworkError) -> None:
+        failures.append(str(failure))
+        told.set()
+
+    with town.connect("hosp-a", patience_s=300.0, on_retry=failed) as link:
+        link.status()
+        relay.passing.clear()
+        caller = threading.Thread(target=link.status)
+        caller.start()
+        told.wait(PATIENCE_S)
+        relay.close()
+        relay.passing.set()
+        again = Relay(town.at.port, at=relay.port)
+        caller.join(PATIENCE_S)
+        again.close()
+    assert "was lost" in failures[0]
+    assert not caller.is_alive()
 
 
 # -- whole rounds ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from besieged import PATIENCE_S, Floods, play_round, take_in_hostile
+from besieged import PATIENCE_S, Floods, play_round, take_in_hostile, uploads_ended
 from townhall import Town
 
 GROWTH_MIB = 50
@@ -58,6 +58,7 @@ def test_a_round_in_the_middle_of_floods_is_exact(
     assert process is not None
     until(lambda: process.descriptors > before[0] + 500, PATIENCE_S)
     play_round(town, "flooded", SIZE)
+    until(lambda: uploads_ended(town), PATIENCE_S)
     counts = floods.end()
     assert counts["silent"] >= 500
     assert counts["preface"] >= 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import floods
 import grpc
 import pytest
 from townhall import WITHIN_S, refused
@@ -34,7 +36,7 @@ from secfed.ids import NO_DIGEST, ClientId, FederationId, JobId
 from secfed.rounds.exchange import JobCommand, Present, Wait
 from secfed.store.decisions import DecisionStore
 from secfed.transport import hello as hello_module
-from secfed.transport import tls
+from secfed.transport import server, tls
 from secfed.transport.hello import PERMITTED, HelloGate, RestartedError, RosterChangedError
 from secfed.wire import calls, service, sums
 from secfed.wire.limits import UNPROVEN_MAX
@@ -244,6 +246,29 @@ def test_calls_without_their_hello_give_way_to_newer_ones(town: Any, until: Call
             assert member.status().roster_version == 1
         failures = [refused(end.exception()) for end in ends if end.done()]
     assert {str(failure) for failure in failures} == {"too many calls were begun without their hello"}
+
+
+def test_an_upload_that_comes_byte_by_byte_is_ended(
+    town: Any, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC shows no part of a message, so whoever sends one a byte at a time is idle, however busy."""
+    monkeypatch.setattr(server, "FIRST_FRAME_S", 0.5)
+    keys, host, port = town.keys["hosp-a"], *town.address.split(":")
+    certificate, key = town.root / "a.pem", town.root / "a.tls"
+    certificate.write_bytes(keys.tls_certificate_pem)
+    key.write_bytes(keys.tls_key_pem)
+    flood = floods.Flood((host, int(port)), certificate, key)
+
+    def dripped(link: ssl.SSLSocket) -> bool:
+        with contextlib.suppress(OSError):
+            link.sendall(floods.frame(floods.DATA, 0, 1, b"\x00"))
+        return flood.ended(link)
+
+    with flood.upload() as link:
+        until(lambda: dripped(link))
+    town.stop()
+    (entry,) = [entry for entry in town.audit() if entry["what"] == "Upload"]
+    assert (entry["who"], entry["outcome"]) == ("hosp-a", "NetworkError: an upload stood still for 0.5 s")
 
 
 def own_connection(town: Any, name: str) -> grpc.Channel:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import grpc
@@ -49,6 +50,9 @@ SLOW_S = 1.0
 
 SLOW_ANYWHERE_S = 15.0
 """Later than this it is late on a machine that is busy with other things."""
+
+LONGEST_S = 3000
+"""So long one round is held at most: a phase may take an hour. Given again, the long run goes on."""
 
 GROWTH_MIB = 50
 
@@ -304,6 +308,8 @@ def test_many_more_malformed_messages_change_nothing(
 ) -> None:
     """Goes on where the last run ended: the aim is 100 000 of each call. None is late on a quiet machine."""
     siege.slow_s = SLOW_S
-    thrown = besiege(siege, lambda: stint(f"messages of each call with seed {siege.seed}", EACH))
+    ends = time.monotonic() + LONGEST_S
+    numbers = stint(f"messages of each call with seed {siege.seed}", EACH)
+    thrown = besiege(siege, lambda: takewhile(lambda _: time.monotonic() < ends, numbers))
     with capsys.disabled():
         print(f"{thrown} messages to {len(SENDERS)} calls: {dict(siege.codes)}")

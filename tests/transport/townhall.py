@@ -279,6 +279,23 @@ class Process:
         return int(line) / 1024
 
     @property
+    def peak_mib(self) -> float:
+        """Most memory that it has held since `forget_peak`."""
+        (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self._popen.pid}/status").read_text())
+        return int(line) / 1024
+
+    def forget_peak(self) -> None:
+        """Let `peak_mib` begin at what it holds now."""
+        Path(f"/proc/{self._popen.pid}/clear_refs").write_text("5")
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor seconds that it has used."""
+        text = Path(f"/proc/{self._popen.pid}/stat").read_text()
+        used = text.rpartition(")")[2].split()[11:13]
+        return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def descriptors(self) -> int:
         """Files and sockets that it holds now."""
         return len(os.listdir(f"/proc/{self._popen.pid}/fd"))
