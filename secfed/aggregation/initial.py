@@ -32,6 +32,9 @@ __all__ = ["SEED_BYTES", "initial_adapter"]
 SEED_BYTES = 32
 """Length of a job's public seed."""
 
+_TILE = 1 << 15
+"""Numbers drawn at once: in float64 a large array would take six times its own size meanwhile."""
+
 
 def initial_adapter(schema: Schema, seed: bytes) -> dict[str, NDArray[np.float32]]:
     """All arrays of the first adapter.
@@ -55,7 +58,9 @@ def _initial_array(name: str, shape: tuple[int, ...], seed: bytes) -> NDArray[np
         return np.zeros(shape, dtype=np.float32)
     count = math.prod(shape)
     stream = KeyStream(derive(seed, Label.FFA_FROZEN_A, name.encode()))
-    words = np.frombuffer(stream.read(4 * count), dtype="<u4")
-    unit = (words >> 8).astype(np.float64) / 2.0**24
     bound = math.sqrt(1.0 / shape[-1])
-    return ((2.0 * unit - 1.0) * bound).astype(np.float32).reshape(shape)
+    values = np.empty(count, dtype=np.float32)
+    for number, words in enumerate(stream.tiles(count, _TILE)):
+        unit = (words >> 8).astype(np.float64) / 2.0**24
+        values[number * _TILE :][: words.size] = (2.0 * unit - 1.0) * bound
+    return values.reshape(shape)

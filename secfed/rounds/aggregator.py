@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from secfed.errors import EncodingError, PeerError, RoundAbortedError
+from secfed.errors import EncodingError, PeerError, RoundAbortedError, SecfedError, StorageError
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
 from secfed.rounds import standing
@@ -181,18 +181,26 @@ class AggregatorRounds:
     def wait_for(self, site: ClientId) -> Wait:
         """For a site that has nothing to hear: what is awaited, and until when at the latest."""
         if self._open is None:
-            paused = [job for job in self._book.jobs.values() if job.state == "paused"]
-            what = f"job {paused[0].id} is paused: {paused[0].reason}" if paused else "no job is running"
-            return Wait(what, 0)
+            return Wait(self._paused(self._said.get(site)) or "no job is running", 0)
         if site not in self._open.seats:
             return Wait("this site is no active client of the roster", 0)
         now = self._house.clock.monotonic()
         return Wait(standing.awaited(self._open, now), standing.remaining_s(self._open, now))
 
+    def _paused(self, said: Said | None) -> str:
+        """Which job is paused, and why: the one that a site stands ready for before any other."""
+        paused = {job.id: job for job in self._book.jobs.values() if job.state == "paused"}
+        own = paused.get(said.job) if isinstance(said, Ready) else None
+        job = own or next(iter(paused.values()), None)
+        return "" if job is None else f"job {job.id} is paused: {job.reason}"
+
     @property
-    def awaiting(self) -> str:
-        """What the open round waits for; empty if there is none."""
-        return "" if self._open is None else standing.awaited(self._open, self._house.clock.monotonic())
+    def awaiting(self) -> Wait | None:
+        """What the open round waits for, and until when at the latest; None if there is none."""
+        if self._open is None:
+            return None
+        now = self._house.clock.monotonic()
+        return Wait(standing.awaited(self._open, now), standing.remaining_s(self._open, now))
 
     # -- uploads -------------------------------------------------------------------------------
 
@@ -206,11 +214,6 @@ class AggregatorRounds:
         upload = None if self._open is None else self._open.begin_upload(site, h, statement)
         self._settle()
         return upload
-
-    def progress(self, upload: Upload) -> None:
-        """A piece of an upload came in."""
-        if self._open is not None and self._open.live is not None and self._open.live.h == upload.h:
-            self._open.live.progress(upload)
 
     def finish_upload(self, upload: Upload) -> None:
         """All pieces are committed."""
@@ -312,10 +315,24 @@ class AggregatorRounds:
         return self._told(job)
 
     def announced(self, digest: Digest) -> bool:
-        """Whether this is a result that was told to members, or the base of the open round."""
-        return self._results.announced(digest) or (
-            self._open is not None and self._open.proposal.base == digest
-        )
+        """Whether this is a result that was told to members, or the base of a round that can still be held.
+
+        Whoever was offered a round may ask for its base after the job was paused: its contribution will serve
+        when the job goes on.
+
+        Raises:
+            RoundAbortedError: It is the base of a round that is over, which nobody needs any more.
+        """
+        if self._results.announced(digest):
+            return True
+        for job in self._book.jobs.values():
+            first, due = self._book.round_plan(job, 1), self._book.round_plan(job, job.next_round)
+            if job.state in ("running", "paused") and due is not None and due.base == digest:
+                return True
+            if first is not None and first.base == digest:
+                why = f"job {job.id} is {job.state}: {job.reason}" if job.reason else f"job {job.id} went on"
+                raise RoundAbortedError(f"the round with this base is over meanwhile: {why}")
+        return False
 
     def archived(self, digest: Digest) -> Path | None:
         """The folder of the published round that is asked for by its archive's digest, or None."""
@@ -378,21 +395,34 @@ class AggregatorRounds:
             return
         stuck = round_.stuck()
         if stuck:
-            self._pause(round_, f"round {round_.proposal.plan.round}: {stuck}")
+            self._pause(round_.job, f"round {round_.proposal.plan.round}: {stuck}")
         else:
             round_.try_attempt()
 
-    def _pause(self, round_: OpenRound, reason: str) -> None:
-        self._book.command(round_.job, "pause", by=self._house.site, reason=reason)
-        self._changes.note("job", job=round_.job.id, state="paused", reason=reason)
+    def _pause(self, job: Job, reason: str) -> None:
+        self._book.command(job, "pause", by=self._house.site, reason=reason)
+        self._changes.note("job", job=job.id, state="paused", reason=reason)
         self._open = None
         self._open_next()
 
     def _open_next(self) -> None:
-        """Open the next round of the oldest job that can go on."""
+        """Open the next round of the oldest job that can go on; one whose round cannot be opened is paused.
+
+        Raises:
+            StorageError: The disk refuses it; a restart goes on from here.
+        """
         job = next((job for job in self._book.jobs.values() if job.state == "running"), None)
         if job is None:
             return
+        try:
+            self._open_round(job)
+        except StorageError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - whatever a plan brings about, other jobs go on
+            what = str(failure) if isinstance(failure, SecfedError) else type(failure).__name__
+            self._pause(job, f"round {job.next_round} cannot be opened: {what}")
+
+    def _open_round(self, job: Job) -> None:
         round_ = self._reopen(job)
         if round_ is None:
             plan = RoundPlan(

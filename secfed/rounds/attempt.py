@@ -8,6 +8,7 @@ lost reply changes nothing.
 from __future__ import annotations
 
 import hashlib
+from io import BufferedIOBase
 
 from secfed.crypto.labels import PROTOCOL_VERSION, SUITE, Label
 from secfed.encoding import ring
@@ -19,6 +20,7 @@ from secfed.ids import NO_DIGEST, ClientId, Digest, MemberIndex
 from secfed.rounds.house import House
 from secfed.rounds.jobs import Job, JobBook
 from secfed.rounds.plan import Deadlines
+from secfed.rounds.ports import SLOWEST_BYTES_PER_S
 from secfed.rounds.proposal import RoundProposal, vector_words
 from secfed.secagg.aggregator import AggregatorSession
 from secfed.secagg.manifest import Manifest, manifest_context
@@ -51,10 +53,9 @@ class SpoolUploads:
     def __init__(self, house: House) -> None:
         self._spool = house.spool
 
-    def read(self, h: Digest, member: MemberIndex) -> bytes:
+    def open(self, h: Digest, member: MemberIndex) -> BufferedIOBase:
         """The packed bytes, as they were acknowledged."""
-        with self._spool.open(upload_name(h, member)) as file:
-            return file.read()
+        return self._spool.open(upload_name(h, member))
 
 
 def params_for(house: House, job: Job, clients: int) -> Params:
@@ -152,9 +153,12 @@ class Upload:
         member: MemberIndex,
         statement: Signed,
         size: int,
+        longest_s: float,
     ) -> None:
         self.site, self.h, self.member, self.statement = site, h, member, statement
         self.size_bytes = size
+        self.longest_s = longest_s
+        """How long it may take in all."""
         self.received_bytes = 0
         """How far it has come."""
         self.last_byte = 0
@@ -166,7 +170,7 @@ class Upload:
         """Digest of what was written."""
         return self._hash.digest()
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: bytes | memoryview) -> None:
         """Append a piece.
 
         Raises:
@@ -277,16 +281,17 @@ class LiveAttempt:
         for dealer in masked.complaints:
             named = self.session.site(dealer)
             self._house.observer.note("bad_share", job=self.session.manifest.job, site=site, dealer=named)
-        self._progress.setdefault(member, self._house.clock.monotonic())  # to begin again is no progress
         name = upload_name(self.h, member)
         self._house.spool.discard(name)  # whole, but its end was never heard: it comes again
         writer = self._house.spool.writer(name, reserve_bytes=masked.size_bytes)
-        upload = Upload(writer, site, self.h, member, statement, masked.size_bytes)
+        size = masked.size_bytes
+        upload = Upload(writer, site, self.h, member, statement, size, self._longest_s(size))
         self._uploads[member] = upload
+        self._progress.setdefault(member, self._house.clock.monotonic())  # to begin again is no progress
         return upload
 
     def progress(self, upload: Upload) -> None:
-        """Pieces came in; only what lies beyond all that came before renews the member's time."""
+        """Look how far it has come: only what lies beyond all that came before renews the member's time."""
         if upload.received_bytes > self._furthest.get(upload.member, 0):
             self._furthest[upload.member] = upload.received_bytes
             self._progress[upload.member] = self._house.clock.monotonic()
@@ -314,13 +319,19 @@ class LiveAttempt:
         """When this phase ends at the latest if nothing more comes, monotonic seconds."""
         ends = self._entered + self._deadlines.phase_s
         if self.session.phase is Phase.MASK and self._progress:
-            ends = max(ends, max(self._progress.values()) + self._deadlines.upload_idle_s)
+            moving = max(self._progress.values()) + self._deadlines.upload_idle_s
+            most = max(upload.longest_s for upload in self._uploads.values())
+            ends = max(ends, min(moving, self._entered + most))
         return ends
+
+    def _longest_s(self, size_bytes: int) -> float:
+        """The phase's time to begin, and then the least rate: an upload takes no longer than this."""
+        return self._deadlines.phase_s + size_bytes / SLOWEST_BYTES_PER_S
 
     def tick(self, now: float) -> None:
         """Drop who is late."""
         for upload in self._uploads.values():
-            self.progress(upload)  # a piece may have been on its way to the disk when it was announced
+            self.progress(upload)
         phase = self.session.phase
         for site in self.session.waiting_for:
             member = self.session.place(site)
@@ -334,7 +345,10 @@ class LiveAttempt:
         moved = self._progress.get(member)
         if self.session.phase is Phase.MASK and moved is not None:
             idle = self._deadlines.upload_idle_s
-            return f"upload timeout {idle} s" if now >= moved + idle else None
+            if now >= moved + idle:
+                return f"upload timeout {idle} s"
+            crawls = now >= self._entered + self._uploads[member].longest_s
+            return f"upload slower than {SLOWEST_BYTES_PER_S // 1024} KiB/s" if crawls else None
         return f"no answer in phase {self.session.phase.value} within {self._deadlines.phase_s} s"
 
     def _follow(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from secfed.crypto.kdf import digest
+from secfed.crypto.kdf import digest_pieces
 from secfed.crypto.labels import Label
 from secfed.crypto.signing import SigningKey
 from secfed.identity import signed
@@ -18,16 +18,16 @@ from secfed.ids import ClientId, Digest
 from secfed.rounds.plan import Deadlines
 from secfed.rounds.ports import Clock, Observer
 from secfed.secagg.messages import Codec
-from secfed.secagg.record import Decisions
 from secfed.store.adapters import AdapterStore
+from secfed.store.decisions import DecisionStore
 from secfed.store.spool import Spool
 
 __all__ = ["House", "adapter_digest"]
 
 
-def adapter_digest(data: bytes) -> Digest:
-    """By which an adapter's or a sum's file is known."""
-    return digest(Label.ADAPTER, data)
+def adapter_digest(pieces: Iterable[bytes | memoryview], size_bytes: int) -> Digest:
+    """By which an adapter's or a sum's file is known: its bytes in pieces, and how many there are."""
+    return digest_pieces(Label.ADAPTER, pieces, size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class House:
     roster: Callable[[], Roster]
     roster_key: bytes
     codec: Codec
-    decisions: Decisions
+    decisions: DecisionStore
     spool: Spool
     adapters: AdapterStore
     output: Path

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,6 +30,7 @@ from secfed.ids import SITE_PATTERN, Digest
 from secfed.privacy.events import NOISE_MAX
 
 __all__ = [
+    "ADAPTER_MAX",
     "BITS_MAX",
     "CURVE_MAX",
     "BaseModelSpec",
@@ -50,10 +52,32 @@ __all__ = [
 BITS_MAX = 24
 """Fixed-point bits: with 128 clients the sum still fits in 31 bits; larger cohorts refuse too fine a grid."""
 
+ADAPTER_MAX = 1 << 28
+"""Numbers of a whole adapter, frozen arrays included: 1 GiB as float32, as much as the longest upload, and
+some forty times a rank-16 adapter of a 7B model's attention. The aggregator makes and keeps all of them,
+also those that are in no contribution."""
+
 CURVE_MAX = 100
 """Rounds up to which a plan has epsilon after each: every site works them out again, more take minutes."""
 
-DecimalText = Annotated[str, StringConstraints(pattern=r"^\d{1,12}(\.\d{1,12})?$")]
+_JOINERS = str.maketrans("", "", "\u200c\u200d")
+"""Characters without width that some scripts need within a word; they steer nothing."""
+
+
+def _shown(text: str) -> str:
+    """Refuse what a terminal, a log or a model card could take for more than text: it will be printed."""
+    if not text.translate(_JOINERS).isprintable():
+        raise ValueError("holds a control character, a line end or a mark of writing direction")
+    return text
+
+
+_Shown = Annotated[str, StringConstraints(max_length=512), AfterValidator(_shown)]
+"""A name or a class, in any script."""
+
+_ModelId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
+"""A public name as model hubs give them: it also stands in the code of a model card."""
+
+DecimalText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?$")]
 """A non-negative number as decimal text, so that every party reads the same value."""
 
 PUBLIC_PAIRS_MAX = 32
@@ -85,8 +109,8 @@ class Deadlines(_Frozen):
 class BaseModelSpec(_Frozen):
     """A public base model: its public id, and the digest of its weights."""
 
-    id: str
-    revision: str = "main"
+    id: _ModelId
+    revision: _ModelId = "main"
     weights_sha256: HexDigest
 
 
@@ -95,7 +119,7 @@ class LoraSpec(_Frozen):
 
     r: int = Field(ge=1, le=1024)
     alpha: int = Field(ge=1, le=65_536)
-    target_modules: tuple[str, ...] = Field(min_length=1)
+    target_modules: tuple[_Shown, ...] = Field(min_length=1)
 
 
 class DpoSpec(_Frozen):
@@ -214,8 +238,8 @@ class TrainSpec(_Frozen):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     max_length: int = Field(128, ge=1, le=32_768)
     plain_batch: int = Field(16, ge=1, le=65_536)
-    adapter: dict[str, tuple[Side, ...]] = Field(min_length=1)
-    labels: tuple[str, ...] = ()
+    adapter: dict[_Shown, tuple[Side, ...]] = Field(min_length=1)
+    labels: tuple[_Shown, ...] = ()
     seed: HexDigest
     dpo: DpoSpec | None = None
     kto: KtoSpec | None = None
@@ -319,10 +343,10 @@ class JobPlan(_Frozen):
     """
 
     schema_version: Literal[1] = 1
-    federation: str
+    federation: _Shown
     job: Name
     kind: Literal["vector", "train"]
-    created: str
+    created: _Shown
     created_by: Name
     rounds: int = Field(ge=1, le=100_000)
     spare_rounds: int = Field(0, ge=0, le=1000)
@@ -330,7 +354,7 @@ class JobPlan(_Frozen):
     mode: Literal["example", "distributed", "client"] = "example"
     noise_shares: NoiseShares | None = None
     survivors_min: int = Field(0, ge=0, le=2**31)
-    shapes: dict[str, tuple[Side, ...]] = Field(min_length=1)
+    shapes: dict[_Shown, tuple[Side, ...]] = Field(min_length=1)
     bound: DecimalText
     bits: int = Field(16, ge=2, le=BITS_MAX)
     rounding: Literal["stochastic"] = "stochastic"

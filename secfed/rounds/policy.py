@@ -27,7 +27,13 @@ __all__ = ["accept", "check_ledger", "check_promise", "priced"]
 
 
 def accept(
-    policy: PolicyConfig, plan: JobPlan, event: Event, *, min_cohort: int, policy_digest: str | None = None
+    policy: PolicyConfig,
+    plan: JobPlan,
+    event: Event,
+    *,
+    min_cohort: int,
+    policy_digest: str | None = None,
+    ledger_delta: str | None = None,
 ) -> float:
     """Decide a job plan.
 
@@ -37,10 +43,12 @@ def accept(
         min_cohort: The roster's floor.
         policy_digest: Digest of the site's policy text in hexadecimal; a plan that names the policy
             its consortium agreed on must name this one.
+        ledger_delta: Of the ledger that would be charged, decimal text; None where there is no ledger yet.
 
     Returns:
         Epsilon of the whole plan, spare rounds included, at the plan's delta; infinite if not private. For a
-        declared event, which no plan prices, the same at the smaller of the policy's two deltas.
+        declared event, which no plan prices, the same at the ledger's delta or the policy's largest,
+        whichever is smaller.
 
     Raises:
         PolicyRefusedError: Naming the first rule that is broken.
@@ -67,7 +75,7 @@ def accept(
     if plan.dp is not None:
         return _with_bound(rules, plan, plan.dp, event)
     if declared(event):
-        return _as_declared(policy, plan, event)
+        return _as_declared(policy, plan, event, ledger_delta)
     return _without_bound(rules, plan, event)
 
 
@@ -149,7 +157,7 @@ def _without_bound(rules: JobPolicy, plan: JobPlan, event: Event) -> float:
     return math.inf
 
 
-def _as_declared(policy: PolicyConfig, plan: JobPlan, event: Event) -> float:
+def _as_declared(policy: PolicyConfig, plan: JobPlan, event: Event, ledger_delta: str | None) -> float:
     """An event that is the site's own word; it may come once for each round that the plan can have."""
     rules = policy.job
     if not rules.allow_declared:
@@ -159,8 +167,11 @@ def _as_declared(policy: PolicyConfig, plan: JobPlan, event: Event) -> float:
         )
     if not isinstance(event, PoissonGaussian | Gaussian):
         raise PolicyRefusedError(f"no bound is known for the declared {event.kind}")
-    wanted = policy.budget.delta
-    delta = float(budget.default_delta(1)) if wanted is None else wanted
+    if ledger_delta is not None:
+        delta = float(ledger_delta)
+    else:
+        wanted = policy.budget.delta
+        delta = float(budget.default_delta(1)) if wanted is None else wanted
     return priced(rules, plan.job, event, min(delta, rules.max_delta), plan.rounds + plan.spare_rounds)
 
 

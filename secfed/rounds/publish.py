@@ -12,8 +12,9 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 from secfed import __version__
 from secfed.aggregation import folder, initial, registry
 from secfed.aggregation.spec import AdapterSpec
+from secfed.aggregation.strategy import HEAD_BIAS, HEAD_WEIGHT, POINT
 from secfed.crypto.labels import Label
-from secfed.encoding.contribution import ContributionSum, decode_contribution_sum
+from secfed.encoding.contribution import contribution_words, decode_contribution_sum
 from secfed.encoding.fixedpoint import FixedPoint
 from secfed.encoding.layout import Layout
 from secfed.errors import ConfigError, LostUploadError, RoundAbortedError, StorageError
@@ -34,11 +36,12 @@ from secfed.privacy import events
 from secfed.rounds.charge import dp_event
 from secfed.rounds.house import House
 from secfed.rounds.jobs import Ending, Job
-from secfed.rounds.plan import JobPlan, TrainSpec
+from secfed.rounds.plan import ADAPTER_MAX, JobPlan, TrainSpec
 from secfed.rounds.proposal import COUNTERS, RoundProposal
 from secfed.secagg.aggregator import AggregatorSession
 from secfed.secagg.opening import RingSum
 from secfed.store import jsontext
+from secfed.store.adapters import Tiled
 from secfed.store.files import make_directory, storage_errors, sync_directory
 from secfed.store.jsontext import Json
 
@@ -50,6 +53,12 @@ __all__ = [
 MANIFEST_FILE = "secfed_manifest.json"
 SIGNATURE_FILE = "secfed_manifest.json.sig"
 SUM_FILE = "sum.safetensors"
+
+_HEAD_WORDS = contribution_words(0, COUNTERS)
+"""Weight and counters, before the coordinates."""
+
+_TILE_WORDS = 1 << 16
+"""Coordinates decoded at once: half a MiB of float64."""
 
 _README = """\
 The weighted sum, and the mean, of the vectors of the sites that secfed_manifest.json lists.
@@ -98,21 +107,40 @@ def round_folder(output: Path, job: str, number: int) -> Path:
 
 
 def check_plan(plan: JobPlan) -> None:
-    """Refuse, before a job starts, a plan whose result could not be formed.
+    """Refuse, before a job starts, a plan whose first adapter or whose result could not be formed.
 
     Raises:
-        ConfigError, EncodingError: The adapter, its strategy and the shapes do not fit together.
+        ConfigError, EncodingError: The adapter, its labels, its strategy and the shapes do not fit together,
+            or it is too large.
     """
     FixedPoint(float(plan.bound), plan.bits)
     spec = plan.training
     if spec is None:
         return
     _adapter_spec(spec)
+    _check_adapter(spec)
     if registry.by_name(spec.strategy).wire_shapes(spec.adapter) != plan.shapes:
         raise ConfigError(
             f"the shapes of job {plan.job} are not what strategy {spec.strategy} sends of its adapter",
             hint="Write the plan with `secfed job start`, which works them out.",
         )
+
+
+def _check_adapter(spec: TrainSpec) -> None:
+    """The whole adapter, also what no contribution carries: a shape for each array, and a size for all."""
+    size = Layout.from_shapes(spec.adapter).size
+    if size > ADAPTER_MAX:
+        raise ConfigError(
+            f"the adapter has {size} numbers, frozen arrays included; {ADAPTER_MAX} are allowed",
+            hint="Adapt fewer modules, or choose a smaller rank.",
+        )
+    for name, shape in spec.adapter.items():
+        expected = 1 if name in (HEAD_BIAS, POINT) else 2
+        if len(shape) != expected:
+            raise ConfigError(f"{name!r} has {len(shape)} dimensions, an array of its kind has {expected}")
+    rows = {name: spec.adapter[name][0] for name in (HEAD_WEIGHT, HEAD_BIAS) if name in spec.adapter}
+    if rows != ({HEAD_WEIGHT: len(spec.labels), HEAD_BIAS: len(spec.labels)} if spec.labels else {}):
+        raise ConfigError(f"the head has rows {rows}, but the plan has {len(spec.labels)} labels")
 
 
 def base_of(house: House, job: Job) -> Digest:
@@ -137,19 +165,21 @@ def form(house: House, session: AggregatorSession, job: Job, proposal: RoundProp
         StorageError: The disk refuses it; a restart goes on from here.
     """
     ring_sum = _open_sum(house, session)
+    ended, words, count = (ring_sum.digest, ring_sum.transcript), ring_sum.total, len(ring_sum.survivors)
+    del ring_sum  # at full length every vector counts
     plan = job.plan
     fixed = FixedPoint(float(plan.bound), plan.bits)
-    total = decode_contribution_sum(ring_sum.total, len(ring_sum.survivors), COUNTERS, fixed)
-    ended = ring_sum.digest, ring_sum.transcript
-    del ring_sum  # at full length every vector counts
-    if not 1 <= total.weight_sum <= total.count * plan.weight_cap:
+    head = decode_contribution_sum(words[:_HEAD_WORDS], count, COUNTERS, fixed)
+    weight_sum, saturated = head.weight_sum, head.counters[0]
+    if not 1 <= weight_sum <= count * plan.weight_cap:
         raise RoundAbortedError(
-            f"the sum's weight {total.weight_sum} is not between 1 and {total.count} times {plan.weight_cap}"
+            f"the sum's weight {weight_sum} is not between 1 and {count} times {plan.weight_cap}"
         )
-    weight_sum, saturated = total.weight_sum, total.counters[0]
     if plan.training is None:
-        result = _store_sum(house, job, proposal, total)
+        result = _store_sum(house, job, proposal, _VectorSum(words[_HEAD_WORDS:], count, weight_sum, fixed))
     else:
+        total = decode_contribution_sum(words, count, COUNTERS, fixed)
+        del words
         mean = plan.layout.unflatten(total.mean(out=total.weighted_sum))
         del total
         result = _store_adapter(house, job, proposal, mean, plan.training)
@@ -166,17 +196,46 @@ def _open_sum(house: House, session: AggregatorSession) -> RingSum:
 # -- results -----------------------------------------------------------------------------------
 
 
-def _store_sum(house: House, job: Job, proposal: RoundProposal, total: ContributionSum) -> Digest:
-    arrays: dict[str, NDArray[np.float64]] = {}
-    for kind, vector in (("weighted_sum", total.weighted_sum), ("mean", total.mean())):
-        arrays |= {f"{kind}.{name}": array for name, array in _arrays(job.plan.layout, vector).items()}
+@dataclass(frozen=True, slots=True)
+class _VectorSum:
+    """A vector job's sum, decoded a tile at a time: its file is four times as long as the words.
+
+    Attributes:
+        words: Shape (d,), the coordinates' sums as integers of the grid.
+    """
+
+    words: NDArray[np.uint32] = field(repr=False)
+    count: int
+    weight_sum: int
+    fixed: FixedPoint
+
+    def arrays(self, layout: Layout) -> dict[str, Tiled]:
+        """All that is published, by name."""
+        found, offset = {}, 0
+        for name, shape in zip(layout.names, layout.shapes, strict=True):
+            part = self.words[offset : offset + math.prod(shape)]
+            found[f"weighted_sum.{name}"] = Tiled(shape, partial(self._weighted, part))
+            found[f"mean.{name}"] = Tiled(shape, partial(self._mean, part))
+            offset += part.size
+        return found
+
+    def _weighted(self, part: NDArray[np.uint32]) -> Iterator[NDArray[np.float64]]:
+        for start in range(0, part.size, _TILE_WORDS):
+            yield self.fixed.decode_sum(part[start : start + _TILE_WORDS], self.count)
+
+    def _mean(self, part: NDArray[np.uint32]) -> Iterator[NDArray[np.float64]]:
+        for tile in self._weighted(part):
+            yield np.divide(tile, self.weight_sum, out=tile)
+
+
+def _store_sum(house: House, job: Job, proposal: RoundProposal, total: _VectorSum) -> Digest:
     metadata: dict[str, Json] = {
         "job": job.id,
         "round": proposal.plan.round,
         "count": total.count,
         "weight_sum": total.weight_sum,
     }
-    return house.adapters.put(arrays, metadata)
+    return house.adapters.put_tiled(total.arrays(job.plan.layout), metadata)
 
 
 def _store_adapter(
@@ -189,17 +248,6 @@ def _store_adapter(
     base = house.adapters.get(proposal.base)
     adapter = registry.by_name(spec.strategy).apply(base, mean)
     return house.adapters.put(adapter, {"job": job.id, "round": proposal.plan.round})
-
-
-def _arrays(layout: Layout, vector: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """A vector as named arrays in full precision."""
-    arrays: dict[str, NDArray[np.float64]] = {}
-    offset = 0
-    for name, shape in zip(layout.names, layout.shapes, strict=True):
-        size = math.prod(shape)
-        arrays[name] = vector[offset : offset + size].reshape(shape)
-        offset += size
-    return arrays
 
 
 # -- the folder --------------------------------------------------------------------------------
@@ -236,7 +284,7 @@ def write_folder(house: House, facts: Facts) -> None:
 def _write_result(house: House, facts: Facts, draft: Path) -> None:
     plan, spec = facts.job.plan, facts.job.plan.training
     if spec is None:
-        (draft / SUM_FILE).write_bytes(house.adapters.read_bytes(facts.ending.result))
+        house.adapters.copy(facts.ending.result, draft / SUM_FILE)
         (draft / "README.txt").write_text(_README, encoding="utf-8")
         return
     arrays = house.adapters.get(facts.ending.result)

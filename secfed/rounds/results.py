@@ -28,7 +28,7 @@ from secfed.secagg.aggregator import AggregatorSession
 from secfed.secagg.frozen import Signatures
 from secfed.secagg.manifest import Manifest, manifest_context
 from secfed.secagg.messages import Countersignature, Outcome, OutcomeNotice
-from secfed.secagg.record import AggregatorRecord
+from secfed.secagg.record import AggregatorRecord, frozen_key
 
 __all__ = ["Results"]
 
@@ -57,6 +57,8 @@ class Results:
                 if ending.published and (job.id, ending.round) not in written:
                     self._publish(job, ending)
                 self._enter(job, ending)
+            for ending in job.endings[-1:]:
+                self._forget(ending)  # a crash may have come between
 
     # -- a round ends --------------------------------------------------------------------------
 
@@ -108,11 +110,16 @@ class Results:
             self._publish(job, ending)
         if not (house.retain_uploads and ending.published):
             discard_uploads(house, ending.h)
+        self._forget(ending)
         self._enter(job, ending)
         delta = None if job.plan.dp is None else job.plan.dp.delta
         state = standing.round_state(job, ending)
         house.observer.note("round_ended", job=job.id, state=state, rounds=job.plan.rounds, delta=delta)
         return ending
+
+    def _forget(self, ending: Ending) -> None:
+        """Drop what served to finish the attempt: 17 MB of a thousand members. Its signatures stay."""
+        self._house.decisions.forget(frozen_key(ending.h))
 
     def _enter(self, job: Job, ending: Ending) -> None:
         self._ended[ending.h] = (job, ending)

@@ -37,7 +37,7 @@ class RosterKeeper:
     def __init__(self, path: Path, roster_key: bytes, decisions: Decisions | None = None) -> None:
         self._path, self._key, self._decisions = path, roster_key, decisions
         with files.storage_errors(path):
-            data = path.read_bytes()
+            data = files.read_small(path, rosters.MAX_BYTES)
         try:
             fresh = rosters.verify(data, roster_key)
         except RosterError as problem:

@@ -177,7 +177,7 @@ class OpenRound:
     # -- who takes part ------------------------------------------------------------------------
 
     def follow_roster(self) -> None:
-        """Ask who was enrolled, and let go of who was revoked."""
+        """Ask who was enrolled, and let go of who was revoked: of a key that was replaced, too."""
         now, active = self._house.clock.monotonic(), self._house.clients()
         for site in active:
             self.seats.setdefault(site, Seat(SeatState.ASKED, now))
@@ -185,9 +185,9 @@ class OpenRound:
             del self.seats[site]
             self._notices.pop(site, None)
         if self.live is not None:
-            for site in self.live.cohort:
-                if site not in active:
-                    self._lose(site, "revoked")
+            for site, key in self.live.session.members.items():
+                if active.get(site) != key:
+                    self._lose(site, "its key was replaced" if site in active else "revoked")
 
     def hear(self, site: ClientId, said: Said) -> None:
         """One site says where it stands, or answers."""
@@ -293,7 +293,8 @@ class OpenRound:
         except InfeasibleCohortError as error:
             if len(here) > len(cohort):
                 held = _sites("vectors left from", sorted(here - set(cohort)))
-                return f"{held}, and go out again only beside the same ones; {_sites('missing', missing)}", ()
+                wanted = _sites("missing", missing) if missing else self._never_back()
+                return f"{held}, and go out again only beside the same ones; {wanted}", ()
             return f"{error}; {_sites('missing', missing)}", ()
         if now < self._not_before and frozenset(cohort) == self._tried:
             return "the next attempt follows in a moment", ()
@@ -339,6 +340,14 @@ class OpenRound:
                 chosen -= bound
             self._able = asked, tuple(sorted(chosen))
         return self._able[1]
+
+    def _never_back(self) -> str:
+        """Whose key of an earlier attempt counts no more, and what is left to do about it."""
+        keys = self._house.clients()
+        gone = {
+            site for past in self._masked for site, key in past.members.items() if keys.get(site) != key
+        }
+        return f"{_sites('gone for good (revoked, or under another key since)', sorted(gone))}; stop the job"
 
     def _here(self, now: float) -> set[ClientId]:
         """Ready, here, and enrolled for today."""

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from io import BufferedIOBase
 from typing import Any, Protocol
 
 from secfed.errors import StorageError
@@ -20,8 +21,8 @@ _DIGEST_BYTES = 32
 class Uploads(Protocol):
     """The port to the spool: complete masked vectors by attempt and member."""
 
-    def read(self, h: Digest, member: MemberIndex) -> bytes:
-        """The packed bytes, as they were acknowledged."""
+    def open(self, h: Digest, member: MemberIndex) -> BufferedIOBase:
+        """The packed bytes, as they were acknowledged; the caller closes it."""
         ...
 
 

@@ -17,7 +17,7 @@ from secfed.errors import StorageError
 from secfed.ids import ClientId, Digest, JobId, RoundId
 from secfed.secagg.params import corrupt_near
 
-__all__ = ["AggregatorRecord", "Answered", "ClientRecord", "Decisions", "Left"]
+__all__ = ["AggregatorRecord", "Answered", "ClientRecord", "Decisions", "Left", "frozen_key"]
 
 
 class Decisions(Protocol):
@@ -59,6 +59,11 @@ def _place_of(key: str) -> tuple[int, int, int]:
     _, _, where, attempt = key.split("/")
     number, sum_index = where.split(".")
     return (int(number), int(sum_index), int(attempt))
+
+
+def frozen_key(h: Digest) -> str:
+    """Where `AggregatorRecord.freeze` puts its megabytes, for whoever drops them once the round has ended."""
+    return f"frozen/{h.hex()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +242,11 @@ class AggregatorRecord:
 
     def freeze(self, h: Digest, frozen: bytes) -> None:
         """The survivor list, and all that a restart needs to finish this attempt."""
-        self._decisions.put(f"frozen/{h.hex()}", frozen)
+        self._decisions.put(frozen_key(h), frozen)
 
     def frozen(self, h: Digest) -> bytes | None:
         """What `freeze` stored."""
-        return self._decisions.get(f"frozen/{h.hex()}")
+        return self._decisions.get(frozen_key(h))
 
     def certify(self, h: Digest, signatures: bytes) -> None:
         """The signatures that will be shown to everyone who is asked for shares."""

@@ -1,7 +1,8 @@
 """Write-once decisions, durable before they are acted on.
 
 A decision is a key and the exact bytes that were decided under it. Writing the same bytes
-again is fine (a restart asks the identical thing); other bytes are refused for good. SQLite
+again is fine (a restart asks the identical thing); other bytes are refused for good, unless the
+owner forgets what a later decision has made pointless. SQLite
 in WAL mode with synchronous=FULL syncs every commit before `put` returns. SQLite does not notice
 a byte that changed within a value, so each row carries a digest, checked at opening and whenever
 the row is read. A lock file beside the database turns a second process away, because two
@@ -108,6 +109,20 @@ class DecisionStore:
                 elif known != value:
                     raise DecisionConflictError(f"{self._path}: {key} was already decided differently")
             self._barrier(f"after:decide {key}")
+
+    def forget(self, key: str) -> None:
+        """Drop a decision that nothing depends on any more; durable on return, and one that is gone is fine.
+
+        Only for bulk that a later decision has made pointless: a forgotten key could be decided again.
+
+        Raises:
+            StorageError: It could not be made durable; nothing is lost by trying again.
+        """
+        with self._turn, self._errors():
+            self._barrier(f"before:forget {key}")
+            with self._transaction():
+                self._database.execute("DELETE FROM decision WHERE key = ?", (key,))
+            self._barrier(f"after:forget {key}")
 
     def get(self, key: str) -> bytes | None:
         """What was decided under `key`, or None.

@@ -7,12 +7,14 @@ name the file. Nothing here knows what a file means.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shlex
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,10 +29,13 @@ __all__ = [
     "create_exclusive",
     "make_directory",
     "no_barrier",
+    "open_regular",
     "private_directory",
+    "read_small",
     "refuse_shared",
     "remove",
     "replace",
+    "replace_pieces",
     "storage_errors",
     "sync_directory",
     "take_lock",
@@ -48,6 +53,29 @@ _DIRECTORY_MODE = 0o700
 
 def no_barrier(_what: str) -> None:
     """The barrier of production: nothing happens between one step and the next."""
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file that came from elsewhere for reading, if it is one.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file: a pipe in its place would be waited for for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_small(path: Path, most_bytes: int) -> bytes:
+    """A file that came from elsewhere: no more of it than its reader takes, and one byte that shows it.
+
+    Raises:
+        OSError: As `open_regular`.
+    """
+    with open_regular(path) as file:
+        return file.read(most_bytes + 1)
 
 
 @contextmanager
@@ -143,6 +171,17 @@ def replace(path: Path, data: bytes, *, mode: int = PRIVATE_MODE, barrier: Barri
     Raises:
         StorageError: The file cannot be written; the old content stands.
     """
+    replace_pieces(path, [data], mode=mode, barrier=barrier)
+
+
+def replace_pieces(
+    path: Path,
+    pieces: Iterable[bytes | memoryview],
+    *,
+    mode: int = PRIVATE_MODE,
+    barrier: Barrier = no_barrier,
+) -> None:
+    """As `replace`, for content that is never whole in memory."""
     draft = path.with_name(f".{path.name}.new")
     with storage_errors(path):
         barrier("before:replace")
@@ -152,7 +191,8 @@ def replace(path: Path, data: bytes, *, mode: int = PRIVATE_MODE, barrier: Barri
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(draft, flags, mode)
         try:
-            write_all(descriptor, data)
+            for piece in pieces:
+                write_all(descriptor, piece)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

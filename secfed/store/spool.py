@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+from io import BufferedIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 from secfed.errors import LostUploadError, StorageError
 from secfed.store.files import (
@@ -151,7 +152,7 @@ class Spool:
             raise StorageError(f"{path} is being uploaded")
         return SpoolWriter(self._directory, name, reserve_bytes, self._barrier, self._writing)
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> BufferedIOBase:
         """Open a whole upload for reading; the caller closes it.
 
         Raises:

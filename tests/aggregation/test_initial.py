@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from secfed.aggregation.initial import initial_adapter
 from secfed.crypto.kdf import derive
 from secfed.crypto.labels import Label
+from secfed.crypto.prg import KeyStream
 
 A, B = "m.query.lora_A.weight", "m.query.lora_B.weight"
 SEED = bytes(range(32))
@@ -35,6 +36,15 @@ def test_frozen_bits() -> None:
 
 
 FROZEN = "ab2c4cda0c03b2f1cc2f11156890ab7fda401bc15515fc981d7e181ade20e976"
+
+
+def test_a_long_array_is_drawn_in_tiles_of_one_stream() -> None:
+    """Over many tiles and a segment's end, as the recipe has it for the whole."""
+    shape = (3, 700_001)
+    value = initial_adapter({A: shape}, SEED)[A]
+    words = KeyStream(derive(SEED, Label.FFA_FROZEN_A, A.encode())).words(3 * 700_001)
+    expected = ((words >> 8).astype(np.float64) / 2**24 * 2 - 1) * (1 / 700_001) ** 0.5
+    assert np.array_equal(value.ravel(), expected.astype(np.float32))
 
 
 def test_other_arrays_change_nothing() -> None:

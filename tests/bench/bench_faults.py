@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "e2e"))
 
+from aims import tell
 from faults import Fault, five, impostor
 from loopback import Loopback, Outcome
 
@@ -83,8 +84,9 @@ def main() -> int:
                     slowest = max(slowest, took)
                     causes.add(cause if command == "doctor" else "")
     told_apart = len(causes - {""})
-    print(f"{told_apart} causes told apart, the slowest after {slowest:.1f} s (target {TARGET_S:g} s)")
-    return 0 if slowest <= TARGET_S and told_apart == len(faults) else 1
+    met = tell("slowest cause", slowest, TARGET_S, "s")
+    met &= tell("causes told apart", told_apart, len(faults), "", least=True)
+    return 0 if met else 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -256,8 +257,8 @@ class Host:
         )
         self.store = store
 
-    def read(self, _h: Digest, member: int) -> bytes:
-        return self.vectors[member]
+    def open(self, _h: Digest, member: int) -> io.BytesIO:
+        return io.BytesIO(self.vectors[member])
 
     def ask(self, machine: Machine) -> Request | None:
         return self.session.ask(self.manifest.index_of(machine.name))

@@ -22,15 +22,17 @@ from safetensors.numpy import load_file
 
 from secfed.aggregation import folder
 from secfed.aggregation.initial import initial_adapter
-from secfed.crypto import signing
+from secfed.crypto import kdf, signing
 from secfed.crypto.labels import Label
 from secfed.crypto.signing import SigningKey
 from secfed.errors import (
     AuthenticationError,
     ConfigError,
+    EncodingError,
     InfeasibleCohortError,
     LedgerError,
     NotPermittedError,
+    RoundAbortedError,
     StorageError,
 )
 from secfed.identity import certificate, membership, signed
@@ -40,6 +42,7 @@ from secfed.identity.roster import Roster
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
 from secfed.privacy.events import NonPrivate
+from secfed.rounds import attempt, entry
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import Upload
 from secfed.rounds.exchange import (
@@ -56,7 +59,7 @@ from secfed.rounds.exchange import (
 from secfed.rounds.house import House, adapter_digest
 from secfed.rounds.jobs import Ending, JobBook
 from secfed.rounds.plan import Deadlines
-from secfed.rounds.ports import Update
+from secfed.rounds.ports import SLOWEST_BYTES_PER_S, Update
 from secfed.rounds.proposal import sign_job_plan
 from secfed.secagg import params
 from secfed.secagg.messages import (
@@ -174,7 +177,6 @@ class Hall:
             upload = self.rounds.begin_upload(name, said.attempt, said.statement)
             if upload is not None:
                 upload.write(said.packed)
-                self.rounds.progress(upload)
                 upload.commit()
                 self.rounds.finish_upload(upload)
             machine.says = machine.rounds.standing
@@ -297,7 +299,8 @@ def test_a_round_publishes_the_sum_the_mean_and_who_was_in_it(hall: Any) -> None
     text = (out / "secfed_manifest.json").read_bytes()
     facts = json.loads(text)
     assert (facts["included"], facts["dropped"], facts["count"], facts["weight_sum"]) == (SITES[:3], [], 3, 3)
-    assert adapter_digest((out / "sum.safetensors").read_bytes()).hex() == facts["result"] == end.result
+    result = kdf.digest(Label.ADAPTER, (out / "sum.safetensors").read_bytes()).hex()
+    assert result == facts["result"] == end.result
     covered = signed.message(
         Label.SIGN_MANIFEST_FILE,
         context=bytes.fromhex(facts["attempt_digest"]),
@@ -549,6 +552,48 @@ def test_a_revoked_member_is_dropped_from_the_live_attempt(hall: Any) -> None:
     assert ("hosp-e", "mask: revoked") in end.dropped
 
 
+def test_a_round_that_waits_for_nobody_who_can_come_back_says_so(hall: Any) -> None:
+    """Two vectors left beside one whose owner was revoked: no cohort can carry them any more."""
+    h = hall(3)
+    h.start_job()
+
+    def revoke(name: ClientId) -> bool:
+        if name == "hosp-c" and h.roster.version == 1:
+            h.roster = membership.revoke(h.roster, h.federation.roster_key, ClientId("hosp-c"))
+            h.away.add(ClientId("hosp-c"))
+            h.rounds.roster_changed()
+            return True
+        return False
+
+    h.before[Bundles] = revoke
+    h.run(until="attempt_voided")
+    h.run(rounds=60)
+    waiting = h.rounds.status().jobs[0].waiting_for
+    assert "vectors left from 2 sites: hosp-a, hosp-b, and go out again only beside the same ones" in waiting
+    assert "gone for good (revoked, or under another key since) 1 site: hosp-c; stop the job" in waiting
+
+
+def test_a_member_whose_key_was_replaced_is_dropped_from_the_live_attempt(hall: Any) -> None:
+    """What it sends under the old key is cut off for good, so it could neither confirm nor answer."""
+    h = hall(5)
+    h.start_job()
+    renewed = enrolment(ClientId("hosp-e"), ec.generate_private_key(ec.SECP256R1()))
+
+    def rotate(name: ClientId) -> bool:
+        if name == "hosp-e" and h.roster.version == 1:
+            h.roster = membership.rotate(h.roster, h.federation.roster_key, renewed, now=NOW)
+            h.away.add(ClientId("hosp-e"))
+            h.rounds.roster_changed()
+            return True
+        return False
+
+    h.before[Bundles] = rotate
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert end.included == tuple(SITES[:4])
+    assert ("hosp-e", "mask: its key was replaced") in end.dropped
+
+
 # -- too few, late, declined -------------------------------------------------------------------
 
 
@@ -726,6 +771,11 @@ def test_a_site_for_another_job_only_is_listed_so(hall: Any) -> None:
 
 Q = "base_model.model.layers.0.q_proj.lora_"
 ADAPTER = {f"{Q}A.weight": (2, 4), f"{Q}B.weight": (4, 2)}
+TRAINING = {
+    "trainer": "sft", "strategy": "ffa", "base": {"id": "tiny/model", "weights_sha256": "00" * 32},
+    "lora": {"r": 2, "alpha": 4, "target_modules": ("q_proj",)}, "steps": 1, "learning_rate": "0.1",
+    "adapter": ADAPTER, "seed": "07" * 32,
+}  # fmt: skip
 
 
 class Trainer:
@@ -768,12 +818,7 @@ def test_a_trained_job_moves_the_adapter_round_by_round(hall: Any) -> None:
         machine.stop()
         machine.make, machine.bases = (lambda plan, made=trainer: made), Fetched(h)
         h.bring_back(machine.name)
-    training = {
-        "trainer": "sft", "strategy": "ffa", "base": {"id": "tiny/model", "weights_sha256": "00" * 32},
-        "lora": {"r": 2, "alpha": 4, "target_modules": ("q_proj",)}, "steps": 1, "learning_rate": "0.1",
-        "adapter": ADAPTER, "seed": "07" * 32,
-    }  # fmt: skip
-    h.start_job(kind="train", rounds=2, shapes={f"{Q}B.weight": (4, 2)}, training=training)
+    h.start_job(kind="train", rounds=2, shapes={f"{Q}B.weight": (4, 2)}, training=TRAINING)
     h.run()
     assert [(end.round, end.state) for end in h.ends] == [(1, "published"), (2, "published")]
     first = initial_adapter(ADAPTER, bytes([7]) * 32)
@@ -789,15 +834,104 @@ def test_a_trained_job_moves_the_adapter_round_by_round(hall: Any) -> None:
         assert np.array_equal(trainer.bases[1][f"{Q}B.weight"], published[f"{Q}B.weight"])
 
 
+class CommandedMeanwhile(Fetched):
+    """An admin commands between the plan and the download of the first to ask."""
+
+    def __init__(self, hall: Hall, verb: str) -> None:
+        super().__init__(hall)
+        self.verb = verb
+
+    def __getitem__(self, wanted: Digest) -> Any:
+        if self.verb:
+            command, self.verb = JobCommand(JobId("sum-1"), self.verb), ""
+            self.hall.rounds.control(command, ClientId("office"))
+        return super().__getitem__(wanted)
+
+
+def commanded(h: Hall, verb: str) -> list[Trainer]:
+    """A trained job of one round that an admin pauses or stops before anybody has its base."""
+    trainers, bases = [], CommandedMeanwhile(h, verb)
+    for machine in h.federation.machines.values():
+        trainer = Trainer(1 / 8)
+        trainers.append(trainer)
+        machine.stop()
+        machine.make, machine.bases = (lambda plan, made=trainer: made), bases
+        h.bring_back(machine.name)
+    h.start_job(kind="train", shapes={f"{Q}B.weight": (4, 2)}, training=TRAINING)
+    return trainers
+
+
+def test_who_was_offered_a_round_of_a_job_that_is_paused_meanwhile_gets_its_base(hall: Any) -> None:
+    """It declines nothing, waits by the pause's reason, and its contribution serves when the job goes on."""
+    h = hall(3)
+    trainers = commanded(h, "pause")
+    h.run(rounds=20)
+    assert not any(machine.rounds.refusal for machine in h.federation.machines.values())
+    assert len(trainers[0].bases) == 1
+    assert isinstance(h.machine("hosp-a").says, Ready)
+    assert h.rounds.wait_for(ClientId("hosp-a")) == Wait("job sum-1 is paused: pause by office", 0)
+    h.restart()
+    assert h.rounds.wait_for(ClientId("hosp-a")).what == "job sum-1 is paused: pause by office"
+    h.rounds.control(JobCommand(JobId("sum-1"), "resume"), ClientId("office"))
+    h.run()
+    assert [(end.state, end.included) for end in h.ends] == [("published", tuple(SITES[:3]))]
+    assert [len(trainer.bases) for trainer in trainers] == [1, 1, 1]
+
+
+def test_who_was_offered_a_round_of_a_job_that_is_stopped_meanwhile_hears_it(hall: Any) -> None:
+    """Nothing is charged for a round that nobody holds."""
+    h = hall(3)
+    trainers = commanded(h, "stop")
+    h.run(rounds=1)
+    refusal = h.machine("hosp-a").rounds.refusal
+    assert isinstance(refusal, RoundAbortedError)
+    assert str(refusal).endswith("is over meanwhile: job sum-1 is stopped: stop by office")
+    assert trainers[0].bases == []
+    assert not h.rounds.announced(Digest(b"1" * 32))
+
+
+def test_of_several_paused_jobs_a_site_hears_of_the_one_that_it_stands_ready_for(hall: Any) -> None:
+    h = hall(3)
+    for job in ("sum-1", "sum-2"):
+        h.start_job(job=job)
+    h.rounds.control(JobCommand(JobId("sum-1"), "pause"), ClientId("office"))
+    h.away |= {ClientId("hosp-b"), ClientId("hosp-c")}
+    h.run(rounds=5)
+    h.rounds.control(JobCommand(JobId("sum-2"), "pause"), ClientId("office"))
+    assert h.rounds.wait_for(ClientId("hosp-a")).what.startswith("job sum-2 is paused")
+    assert h.rounds.wait_for(ClientId("hosp-b")).what.startswith("job sum-1 is paused")
+
+
 def test_a_trained_job_whose_shapes_are_not_its_strategys_is_refused(hall: Any) -> None:
     h = hall(3)
-    training = {
-        "trainer": "sft", "strategy": "ffa", "base": {"id": "tiny/model", "weights_sha256": "00" * 32},
-        "lora": {"r": 2, "alpha": 4, "target_modules": ("q_proj",)}, "steps": 1, "learning_rate": "0.1",
-        "adapter": ADAPTER, "seed": "07" * 32,
-    }  # fmt: skip
     with pytest.raises(ConfigError, match="not what strategy ffa sends"):
-        h.start_job(kind="train", shapes=ADAPTER, training=training)
+        h.start_job(kind="train", shapes=ADAPTER, training=TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "why"), [((1 << 28, 1 << 28), "MemoryError"), ((), "IndexError")], ids=["size", "no sides"]
+)
+def test_a_job_whose_round_cannot_be_opened_is_paused_and_others_go_on(
+    hall: Any, monkeypatch: pytest.MonkeyPatch, frozen: tuple[int, ...], why: str
+) -> None:
+    """Should a plan get past what a job is checked for: once durable, it ended the daemon at each start."""
+    h = hall(3)
+    training = TRAINING | {"adapter": ADAPTER | {f"{Q}A.weight": frozen}}
+    bad = {"job": "bad", "kind": "train", "shapes": {f"{Q}B.weight": (4, 2)}, "training": training}
+    with pytest.raises((ConfigError, EncodingError)):
+        h.start_job(**bad)
+    assert not h.notes.of("job_started")
+    monkeypatch.setattr(entry, "check_plan", lambda _plan: None)
+    reason = f"round 1 cannot be opened: {why}"
+    told = h.start_job(**bad)
+    assert (told.state, told.waiting_for) == ("paused", reason)
+    h.restart()
+    assert h.rounds.control(JobCommand(JobId("bad"), "resume"), ClientId("office")).state == "paused"
+    assert f"job bad is paused: {reason}" in h.rounds.wait_for(ClientId("hosp-a")).what
+    h.start_job()
+    h.run()
+    assert [end.state for end in h.ends] == ["published"]
+    assert h.rounds.control(JobCommand(JobId("bad"), "stop"), ClientId("office")).state == "stopped"
 
 
 # -- commands ----------------------------------------------------------------------------------
@@ -951,6 +1085,7 @@ def test_a_frozen_attempt_is_finished_after_a_restart(hall: Any, request_: type)
     (end,) = h.ends
     assert (end.state, end.included, end.attempt) == ("published", tuple(SITES), 1)
     assert h.notes.of("attempt_resumed")
+    assert h.decisions.scan("frozen/") == [], "megabytes that nobody needs any more"
 
 
 def test_a_frozen_attempt_ends_under_the_roster_it_was_opened_with(hall: Any) -> None:
@@ -1011,7 +1146,9 @@ def test_a_crash_between_the_rounds_end_and_its_folder_is_made_good(hall: Any, m
     assert not h.folder().exists()
     assert h.rounds.next_for(ClientId("hosp-a")) is None, "nobody is told before the folder stands"
     monkeypatch.undo()
+    assert h.decisions.scan("frozen/")
     h.restart()
+    assert h.decisions.scan("frozen/") == []
     facts = json.loads((h.folder() / "secfed_manifest.json").read_bytes())
     assert facts["included"] == SITES[:3]
     assert len(facts["survivors_signatures"]) == 3
@@ -1136,7 +1273,6 @@ def test_beginning_an_upload_again_is_no_progress(hall: Any) -> None:
         upload = h.rounds.begin_upload(ClientId("hosp-e"), said.attempt, said.statement)
         if upload is not None:
             upload.write(said.packed[:1])
-            h.rounds.progress(upload)
             upload.abort()
         h.run(rounds=1, pass_time=1)
     (end,) = h.ends
@@ -1144,15 +1280,34 @@ def test_beginning_an_upload_again_is_no_progress(hall: Any) -> None:
     assert end.dropped == (("hosp-e", "mask: upload timeout 2 s"),)
 
 
-def test_a_slow_upload_that_moves_is_waited_for(hall: Any) -> None:
-    h = hall(5)
+def byte_by_byte(h: Hall) -> tuple[Upload, Any]:
+    """The last site sends one byte a second, in a phase of five."""
     h.start_job(deadlines=Deadlines(phase_s=5, upload_idle_s=2))
     said = uploading(h, "hosp-e")
     upload = h.rounds.begin_upload(ClientId("hosp-e"), said.attempt, said.statement)
     for place in range(len(said.packed)):
         upload.write(said.packed[place : place + 1])
-        h.rounds.progress(upload)
         h.run(rounds=1, pass_time=1)
+    return said, upload
+
+
+def test_an_upload_that_crawls_is_dropped_for_it(hall: Any) -> None:
+    """It never stands still, and would hold the others up for hours: the least rate ends it."""
+    h = hall(5)
+    said, upload = byte_by_byte(h)
+    assert len(said.packed) > 15
+    assert upload.longest_s == 5 + len(said.packed) / SLOWEST_BYTES_PER_S
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert end.included == tuple(SITES[:4])
+    assert end.dropped == (("hosp-e", "mask: upload slower than 64 KiB/s"),)
+
+
+def test_a_slow_upload_that_moves_is_waited_for(hall: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(attempt, "SLOWEST_BYTES_PER_S", 0.5)
+    h = hall(5)
+    _, upload = byte_by_byte(h)
+    assert h.rounds.status().jobs[0].remaining_s == 2, "of the idle limit"
     upload.commit()
     h.rounds.finish_upload(upload)
     h.machine("hosp-e").says = h.machine("hosp-e").rounds.standing

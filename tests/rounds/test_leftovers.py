@@ -113,6 +113,16 @@ def test_an_end_in_an_attempt_that_was_never_opened_here_cannot_include_this_sit
     assert machine.rounds.leftovers == ()
 
 
+def test_the_end_of_another_round_that_went_without_this_site_closes_nothing(federation, ended):
+    """By itself such an end is sound; under this round's number it would delete what may yet be needed."""
+    machine, host = ended
+    notice = replace(host.outcome(), attempt=Digest(b"\x17" * 32))
+    others = tuple(site for site in federation.machines if site != machine.name)
+    for elsewhere in (RoundId(ROUND.job, 2), RoundId(JobId("sum-2"), 1), RoundId(ROUND.job, 1, sum_index=1)):
+        told = told_otherwise(federation, machine, notice, survivors=others, round_id=elsewhere)
+        refused(machine, told, "the end of round sum-1/1 was asked for")
+
+
 def test_an_end_that_contradicts_a_transcript_kept_here_is_refused(federation, ended):
     """It was learned from the manifest of a later round."""
     machine, host = ended

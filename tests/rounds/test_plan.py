@@ -153,9 +153,49 @@ def test_public_texts_are_bounded_in_all_and_not_empty() -> None:
         PublicPair(prompt="", completion="two")
 
 
+@pytest.mark.parametrize("mark", ["\x1b[2K", "\r", "\n", "\x9b", "\u202e", "\u2066", "\u2028"])
+def test_what_is_printed_of_a_plan_is_text_and_no_more(mark: str) -> None:
+    """Names, classes and arrays stand on terminals, in logs and in model cards."""
+    word = f"m.{mark}lora_A.weight"
+    for wrong in (
+        lambda: BaseModelSpec(id=word, weights_sha256="0d" * 32),
+        lambda: BaseModelSpec(id="org/model", revision=word, weights_sha256="0d" * 32),
+        lambda: LoraSpec(r=2, alpha=4, target_modules=(word,)),
+        lambda: section("sft", adapter=ADAPTER | {word: (2, 4)}),
+        lambda: section("classify", labels=("good", word)),
+        lambda: vector_plan(created=word),
+        lambda: vector_plan(shapes={word: (3,)}),
+        lambda: vector_plan(bound="1" + mark),
+    ):
+        with pytest.raises(ValidationError):
+            wrong()
+
+
+def test_classes_may_be_of_any_script() -> None:
+    labels = ("sagt „nein“", "می\u200cخواهم", "क्\u200dष", "良い", "👩\u200d⚕️")
+    assert section("classify", labels=labels).labels == labels
+
+
+@pytest.mark.parametrize("name", ['m"; import os; x = "', "a b", "", "-m", "../m", "m" * 201, "möbel"])
+def test_a_base_models_name_is_a_public_id(name: str) -> None:
+    """It stands in the code of the model card."""
+    with pytest.raises(ValidationError, match="pattern"):
+        BaseModelSpec(id=name, weights_sha256="0d" * 32)
+
+
+def test_numbers_are_written_in_ascii() -> None:
+    with pytest.raises(ValidationError, match="pattern"):
+        vector_plan(bound="\u0661")
+
+
+def vector_plan(**options: Any) -> JobPlan:
+    fields: dict[str, Any] = {
+        "federation": "ab" * 16, "job": "sum", "kind": "vector", "created": "2026-01-01T00:00:00Z",
+        "created_by": "admin", "rounds": 1, "shapes": {"a": (3,)}, "bound": "1",
+    }  # fmt: skip
+    return JobPlan(**(fields | options))
+
+
 def test_a_vector_plan_has_no_section() -> None:
     with pytest.raises(ValidationError, match="training section"):
-        JobPlan(
-            federation="ab" * 16, job="sum", kind="vector", created="2026-01-01T00:00:00Z",
-            created_by="admin", rounds=1, shapes={"a": (3,)}, bound="1", training=section("sft"),
-        )  # fmt: skip
+        vector_plan(training=section("sft"))

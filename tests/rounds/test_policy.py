@@ -195,6 +195,14 @@ def test_a_declared_event_is_priced_over_all_rounds_at_the_smaller_delta():
         accept(rules(allow_non_private=True), job, said)
 
 
+def test_a_declared_event_is_priced_at_the_delta_of_the_ledger_that_it_is_charged_to():
+    """A large data set's ledger has a smaller delta than the default of a small one, so epsilon is larger."""
+    said = PoissonGaussian(dp_event(plan()).q_num, "1", 50, "add-remove", "record", declared=True)
+    for site in (rules(allow_declared=True), rules(allow_declared=True, max_delta=1e-3)):
+        cost = policy.accept(site, vector(), said, min_cohort=3, ledger_delta="0.0000000001")
+        assert cost == accountant.epsilon([said] * vector().rounds, 1e-10).epsilon
+
+
 def test_what_decides_is_worked_out_and_never_looked_up(monkeypatch):
     """Neither a policy nor the gate ever asks the figures on disk."""
     monkeypatch.setattr(FigureCache, "read", lambda *_: pytest.fail("a figure was looked up"))

@@ -342,13 +342,18 @@ def test_a_neighbour_with_another_key_is_not_back(rotated: int, allowed: bool) -
             stage.play()
 
 
-def test_the_larger_corrupt_number_of_the_two_rosters_counts() -> None:
-    stage = Stage(5)
+@pytest.mark.parametrize(("before", "now", "back", "needed"), [(3, 1, 4, 5), (1, 2, 3, 4)])
+def test_the_larger_corrupt_number_of_the_two_rosters_counts(
+    before: int, now: int, back: int, needed: int
+) -> None:
+    """Lowered by the owner between two attempts, or raised as sites were enrolled."""
+    stage = Stage(5, corrupt=now)
     sites = stage.cast.sites
-    neighbours = tuple(site for site in sites if site != sites[VICTIM])
-    record(stage).mark_left(stage.terms.round_id, Left(1, sites, 3, 3, _keys(stage, neighbours)))
+    others = [site for site in sites if site != sites[VICTIM]]
+    neighbours = _keys(stage, (*others[:back], *(ClientId(f"gone-{index}") for index in range(4 - back))))
+    record(stage).mark_left(stage.terms.round_id, Left(1, sites, before, 3, neighbours))
     stage.session = stage.open_session(stage.cast.manifest(stage.terms, attempt=2))
-    with pytest.raises(StaleAttemptError, match="fewer than 5 of its neighbours"):
+    with pytest.raises(StaleAttemptError, match=f"fewer than {needed} of its neighbours"):
         stage.play()
 
 
@@ -367,11 +372,15 @@ def test_a_retry_sends_the_same_vector_under_fresh_masks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("apart", "min_cohort", "refused"),
-    [(0, 3, False), (1, 3, True), (2, 3, True), (3, 3, False), (3, 4, True)],
-)
-def test_survivor_sets_that_are_too_close(apart: int, min_cohort: int, refused: bool) -> None:
-    stage = Stage(7, min_cohort=min_cohort).play(Phase.CONFIRM)
+    ("apart", "min_cohort", "corrupt", "refused"),
+    [
+        (0, 3, 1, False), (1, 3, 1, True), (2, 3, 1, True), (3, 3, 1, True), (4, 3, 1, False),
+        (4, 4, 1, True), (4, 3, 2, True), (5, 3, 2, False),
+    ],
+)  # fmt: skip
+def test_survivor_sets_that_are_too_close(apart: int, min_cohort: int, corrupt: int, refused: bool) -> None:
+    """Less the corrupt, whose vectors are known, a difference still holds min_cohort vectors."""
+    stage = Stage(7, min_cohort=min_cohort, corrupt=corrupt).play(Phase.CONFIRM)
     earlier = (*stage.cast.sites[: 7 - apart],)
     record(stage).answer(
         stage.cast.terms(round=9).round_id, 1, digest_of("earlier"), earlier, stage.terms.base

@@ -44,6 +44,17 @@ def test_a_refusal_does_not_repeat_what_was_decided(path: Path) -> None:
     assert "VALUE" not in str(refused.value)
 
 
+def test_what_is_forgotten_is_gone_for_good_and_nothing_else_is(path: Path) -> None:
+    with DecisionStore(path) as store:
+        store.put("frozen/a", b"bulk" * 1000)
+        store.put("frozen/b", b"kept")
+        store.forget("frozen/a")
+        store.forget("frozen/a")
+        assert (store.get("frozen/a"), store.get("frozen/b")) == (None, b"kept")
+    with DecisionStore(path) as store:
+        assert store.scan("frozen/") == [("frozen/b", b"kept")]
+
+
 def test_scan_takes_exactly_the_prefix_in_order(path: Path) -> None:
     with DecisionStore(path) as store:
         for key in ("b/1", "a/2", "a/10", "a", "a0", "a/~~~", "A/1"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
@@ -111,6 +112,23 @@ def test_a_planted_draft_is_neither_followed_nor_taken_over(tmp_path: Path) -> N
     draft.chmod(0o666)
     files.replace(path, b"secret")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_no_more_of_a_file_is_read_than_its_reader_takes(tmp_path: Path) -> None:
+    """One byte more shows that it is too long: a file with a hole of 1 TiB takes no memory."""
+    path = tmp_path / "long"
+    path.write_bytes(b"abc")
+    assert files.read_small(path, 3) == b"abc"
+    os.truncate(path, 1 << 40)
+    assert files.read_small(path, 3) == b"abc\0"
+
+
+def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be waited for, a device never ends."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            files.read_small(path, 3)
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o701])

@@ -132,6 +132,28 @@ def test_a_failed_sync_is_no_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert spool.names() == []
 
 
+def test_a_commit_syncs_the_file_then_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload is acknowledged after `commit`: a power cut must find neither its bytes nor its name gone."""
+    seen: list[str] = []
+    spool = Spool(tmp_path)
+    upload = spool.writer("a")
+    upload.write(b"abc")
+    sync, rename = os.fsync, Path.rename
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        seen.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+
+    def renamed(path: Path, target: Path) -> Path:
+        seen.append(f"rename {path.name} {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    upload.commit()
+    assert seen == ["sync .draft-a", "rename .draft-a a", f"sync {tmp_path.name}"]
+
+
 def test_discard_removes_and_repeats(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     with spool.writer("a") as upload:
