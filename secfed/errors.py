@@ -1,7 +1,8 @@
 """The whole error tree: what went wrong, what to do about it, and the exit code that says so.
 
 The message is the cause in one line; `hint` is the remedy in one line. An operator reads
-both, so neither ever contains a secret, and a traceback is shown only with `--debug`.
+both, so neither ever contains a secret, and a traceback is shown only with `--debug`. What a peer
+or a file wrote may stand in them: it is made harmless to terminals and logs here, once for all.
 
 Exit codes: 2 usage, configuration or input · 10s network · 20s identity and authorisation ·
 30s key files · 40s protocol · 50s privacy budget and policy · 60s storage and audit ·
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from secfed.ids import ClientId
+from secfed.ids import ClientId, one_line
 
 __all__ = [
     "AttackSucceededError",
@@ -55,17 +56,17 @@ class SecfedError(Exception):
     """Anything that secfed refuses or that went wrong outside a caller's bug.
 
     Args:
-        message: The cause, one line.
-        hint: The remedy, one line; the class's own where none is given.
+        message: The cause; kept as `one_line`.
+        hint: The remedy, likewise; the class's own where none is given.
     """
 
     exit_code: ClassVar[int] = 99
     hint: str = "This is a bug in secfed: please report it with the output of --debug."
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         if hint is not None:
-            self.hint = hint
+            self.hint = one_line(hint)
 
 
 # -- 2: usage, configuration, input ------------------------------------------------------------
@@ -89,7 +90,7 @@ class EncodingError(SecfedError):
     """Numbers cannot be carried exactly: not finite, out of bound, wrong name, shape or type."""
 
     exit_code = 2
-    hint = "Check the update against the job's shapes and bound (`secfed job list`); nothing was sent."
+    hint = "The line above says where the update differs from the job; mend the update. Nothing was sent."
 
 
 # -- 10s: network ------------------------------------------------------------------------------

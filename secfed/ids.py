@@ -1,4 +1,4 @@
-"""Names that must not be mixed up, as distinct types.
+"""Names that must not be mixed up, as distinct types; and words of others made safe to print.
 
 A `ClientId` is a site's name in the roster; a `MemberIndex` is its place in one frozen
 cohort. Mixing them up would route a share to the wrong holder, so mypy keeps them apart.
@@ -19,6 +19,7 @@ __all__ = [
     "JobId",
     "MemberIndex",
     "RoundId",
+    "one_line",
 ]
 
 ClientId = NewType("ClientId", str)
@@ -41,6 +42,11 @@ NO_DIGEST = Digest(bytes(32))
 
 SITE_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """What a site or job may be called: a DNS label, so that it is safe in paths, logs and certificates."""
+
+
+def one_line(text: str) -> str:
+    """Text that steers no terminal: a space for each control character, line end and mark of direction."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -4,6 +4,7 @@ Only daemons and commands that run for long import this module; the core returns
 raises. Logs go to stderr, as JSON lines or, on a terminal, for people. Before a line is
 rendered every value passes `redact`: a value under a name that speaks of a secret is
 dropped, bytes appear as their length only, and an object of unknown type as its type's name.
+Text becomes one line that cannot steer a terminal, but for a traceback's own line ends.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, Final, Literal, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, generate_latest
+
+from secfed.ids import one_line
 
 __all__ = ["PHASES", "Metrics", "configure", "redact"]
 
@@ -42,14 +45,16 @@ def _clean(name: str, value: object, depth: int) -> object:
     """What may be shown of a value under a name."""
     if name != "event" and any(word in name.lower() for word in _SECRET_WORDS):
         return _REDACTED
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, str):
+        return "\n".join(map(one_line, value.split("\n"))) if name == "exception" else one_line(value)
+    if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, bytes | bytearray | memoryview):
         return f"({len(value)} bytes)"
     if isinstance(value, PythonEnum):
         return value.name.lower()
     if isinstance(value, PurePath | date | BaseException):
-        return str(value)
+        return one_line(str(value))
     if depth and isinstance(value, Mapping):
         return {str(inner): _clean(str(inner), each, depth - 1) for inner, each in value.items()}
     if depth and isinstance(value, list | tuple | set | frozenset):

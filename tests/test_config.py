@@ -275,7 +275,14 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:8443", ("::1", 8443)), ("a.example:1", ("a.example", 1))],
+    [
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("[::1]:8443", ("::1", 8443)),
+        ("[fe80::1%eth0.1]:8443", ("fe80::1%eth0.1", 8443)),
+        ("[::ffff:10.0.0.1]:8443", ("::ffff:10.0.0.1", 8443)),
+        ("a.example:1", ("a.example", 1)),
+        ("host_1.my-net:1", ("host_1.my-net", 1)),
+    ],
 )
 def test_addresses_are_parted(text: str, expected: tuple[str, int]) -> None:
     assert split_address(text) == expected
@@ -285,6 +292,21 @@ def test_addresses_are_parted(text: str, expected: tuple[str, int]) -> None:
 def test_other_addresses_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="port"):
         split_address(text)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a\x1b[2K", "[::1\x1b[2K]", "[::1%\x1b[2K]", "a\r", "a\n", "a\u202eb", "a\u200bb", "[a b]", "a b",
+        "bücher", "[a.example]", "[127.0.0.1]", "[]", "[", "a/b", "user@a", "a" * 254, f"[::1%{'a' * 65}]",
+        "[1::2::3]",
+    ],
+)  # fmt: skip
+def test_a_host_is_what_a_host_can_be(host: str) -> None:
+    """It is printed beside what people compare."""
+    with pytest.raises(ValueError, match=r"host:port|colon|octet|parts|'::'") as refused:
+        split_address(f"{host}:8443")
+    assert str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "[::1]", "localhost"])

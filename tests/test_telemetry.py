@@ -123,6 +123,21 @@ def test_a_traceback_shows_no_local_variable(stream: io.StringIO, form: Any) -> 
     assert SECRET not in stream.getvalue()
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_words_of_others_steer_no_terminal(stream: io.StringIO, form: Any) -> None:
+    telemetry.configure("info", form=form, stream=stream)
+    told = "away\x1b[2A\r\x1b[2K\u202ehosp-a is well\nready"
+    structlog.get_logger().warning("declined", why=told, path=Path(told), more=[{"deep": told}])
+    try:
+        raise PeerError(told)
+    except PeerError:
+        structlog.get_logger().exception("it failed")
+    lines = stream.getvalue().splitlines()
+    assert all(line.isprintable() and "\\u" not in line for line in lines)
+    assert "away [2A" in lines[0]
+    assert "Traceback" in "".join(lines[1:])
+
+
 def test_off_a_terminal_there_are_no_colours(stream: io.StringIO) -> None:
     telemetry.configure("info", form="console", stream=stream)
     structlog.get_logger().warning("careful", site="hosp-a")

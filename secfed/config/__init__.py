@@ -12,6 +12,7 @@ from secfed.config.models import (
     DataConfig,
     JobPolicy,
     PolicyConfig,
+    check_dialled,
     split_address,
 )
 from secfed.config.toml import checked, load, to_toml
@@ -24,6 +25,7 @@ __all__ = [
     "DataConfig",
     "JobPolicy",
     "PolicyConfig",
+    "check_dialled",
     "checked",
     "load",
     "split_address",

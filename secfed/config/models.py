@@ -39,33 +39,48 @@ __all__ = [
     "PolicyConfig",
     "Section",
     "TrainingSeconds",
+    "check_dialled",
     "split_address",
 ]
+
+
+_ADDRESS = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._-]{1,64})?)\]|([0-9A-Za-z._-]{1,253})):([0-9]{1,5})"
+)
+"""An IPv6 address with its zone, or a host's ASCII name or IPv4 address; then the port. An address is
+printed, so no other character gets in: one that steers a terminal could change what stands beside it."""
 
 
 def split_address(text: str) -> tuple[str, int]:
     """Part `host:port`, an IPv6 address standing in brackets.
 
     Raises:
-        ValueError: Another form, or a port out of range.
+        ValueError: Another form, a host that cannot be one, or a port out of range.
     """
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not host or (":" in host and not bracketed) or not re.fullmatch(r"[0-9]{1,5}", port):
-        raise ValueError("expected host:port, such as 127.0.0.1:8443")
+    parts = _ADDRESS.fullmatch(text)
+    if parts is None:
+        raise ValueError("expected host:port, such as 127.0.0.1:8443, the host in ASCII")
+    bracketed, plain, port = parts.groups()
+    if bracketed is not None:
+        ipaddress.IPv6Address(bracketed)
     if int(port) > 65535:
         raise ValueError("a port is at most 65535")
-    return host.strip("[]"), int(port)
+    return bracketed or plain, int(port)
+
+
+def check_dialled(text: str) -> str:
+    """An address that somebody can dial, as it is.
+
+    Raises:
+        ValueError: As `split_address`, or without its port.
+    """
+    if split_address(text)[1] == 0:
+        raise ValueError("an address to dial needs its port")
+    return text
 
 
 def _check_listen(text: str) -> str:
     split_address(text)
-    return text
-
-
-def _check_dial(text: str) -> str:
-    if split_address(text)[1] == 0:
-        raise ValueError("an address to dial needs its port")
     return text
 
 
@@ -106,7 +121,7 @@ ConfigPath = Annotated[Path, AfterValidator(_resolve)]
 
 _Site = Annotated[StrictStr, AfterValidator(_check_site)]
 _Listen = Annotated[StrictStr, AfterValidator(_check_listen)]
-_Dial = Annotated[StrictStr, AfterValidator(_check_dial)]
+_Dial = Annotated[StrictStr, AfterValidator(check_dialled)]
 _Loopback = Annotated[StrictStr, AfterValidator(_check_loopback)]
 _PublicKey = Annotated[StrictStr, AfterValidator(_check_public_key)]
 PhaseSeconds = Annotated[StrictInt, Field(ge=1, le=3600)]

@@ -21,12 +21,13 @@ from secfed.identity.roles import Role
 from secfed.ids import ClientId
 from secfed.store import jsontext
 
-__all__ = ["Enrolment", "verify"]
+__all__ = ["MAX_BYTES", "Enrolment", "verify"]
 
 _KIND = "secfed-enrolment"
 _VERSION = 1
 
-_MAX_BYTES = 64 << 10
+MAX_BYTES = 64 << 10
+"""Some 2 KiB are used; whoever reads a file reads no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def verify(data: bytes) -> Enrolment:
         AuthenticationError: It is not signed by the key that it names.
         RosterError: It is malformed, or its certificate is.
     """
-    if len(data) > _MAX_BYTES:
+    if len(data) > MAX_BYTES:
         raise RosterError("the enrolment file is too long")
     text = signed.unverified_text(data, what="the enrolment file")
     fields = Fields.parse(text, "the enrolment file")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from secfed.config import check_dialled
 from secfed.crypto.labels import Label
 from secfed.crypto.signing import PUBLIC_BYTES, SigningKey
 from secfed.errors import RosterError
@@ -20,13 +21,13 @@ from secfed.identity.roster import Member, Roster
 from secfed.ids import ClientId
 from secfed.store import jsontext
 
-__all__ = ["Invite", "create", "verify"]
+__all__ = ["MAX_BYTES", "Invite", "create", "verify"]
 
 _KIND = "secfed-invite"
 _VERSION = 1
 
-_MAX_BYTES = 96 << 20
-"""A roster at its own bound, written as a JSON text."""
+MAX_BYTES = 96 << 20
+"""A roster at its own bound, written as a JSON text; whoever reads a file reads no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ def create(key: SigningKey, roster: Roster, site: ClientId, aggregator_address: 
         aggregator_address: `host:port` under which the site reaches the aggregator.
 
     Raises:
-        RosterError: The site or the aggregator is not active, or the key is another federation's.
+        RosterError: The site or the aggregator is not active, the key is another federation's, or nobody
+            can dial the address.
     """
     text = jsontext.pretty(
         {
@@ -91,7 +93,7 @@ def verify(data: bytes) -> Invite:
     Raises:
         RosterError: It is malformed or changed, or its parts contradict each other.
     """
-    if len(data) > _MAX_BYTES:
+    if len(data) > MAX_BYTES:
         raise RosterError("the invite is too long")
     fields = Fields.parse(signed.unverified_text(data, what="the invite"), "the invite")
     fields.constant("kind", _KIND)
@@ -100,7 +102,7 @@ def verify(data: bytes) -> Invite:
     signed.open_text(data, roster_key, Label.SIGN_INVITE, what="the invite")
     fields.constant("federation", federation_id(roster_key))
     site = fields.read("site", site_name)
-    address = fields.text("aggregator_address")
+    address = fields.read("aggregator_address", check_dialled)
     pem = fields.text("aggregator_certificate")
     roster = rosters.verify(fields.text("roster").encode("utf-8"), roster_key)
     fields.finish()

@@ -297,7 +297,7 @@ def _write(path: Path, data: bytes, mode: int) -> None:
 def _read(path: Path, *blocks: int) -> tuple[bytes, dict[str, str], Sequence[bytes]]:
     """The head, its comments, and as many PEM blocks as allowed, of a file that only its owner may read."""
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             mode = os.fstat(file.fileno()).st_mode
             if mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise KeyPermissionsError(

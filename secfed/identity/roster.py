@@ -35,8 +35,8 @@ from secfed.store import jsontext
 from secfed.store.jsontext import Json
 
 __all__ = [
-    "DEFAULT_MIN_COHORT", "Member", "Roster", "RosterPin", "RosterRolledBackError", "Status", "publish",
-    "verify",
+    "DEFAULT_MIN_COHORT", "MAX_BYTES", "Member", "Roster", "RosterPin", "RosterRolledBackError", "Status",
+    "publish", "verify",
 ]  # fmt: skip
 
 DEFAULT_MIN_COHORT: Final = 3
@@ -45,8 +45,8 @@ DEFAULT_MIN_COHORT: Final = 3
 _KIND = "secfed-roster"
 _VERSION = 1
 
-_MAX_BYTES = 64 << 20
-"""Some 40 000 entries: a bound before memory is taken."""
+MAX_BYTES = 64 << 20
+"""Some 40 000 entries: a bound before memory is taken; whoever reads a file reads no more."""
 
 
 class Status(Enum):
@@ -271,8 +271,8 @@ def verify(data: bytes, roster_key: bytes) -> Roster:
     Raises:
         RosterError: It is signed by another key, changed, malformed, or contradicts itself.
     """
-    if len(data) > _MAX_BYTES:
-        raise RosterError(f"the roster is longer than {_MAX_BYTES} bytes")
+    if len(data) > MAX_BYTES:
+        raise RosterError(f"the roster is longer than {MAX_BYTES} bytes")
     text = signed.open_text(data, roster_key, Label.SIGN_ROSTER, what="the roster")
     fields = Fields.parse(text, "the roster")
     fields.constant("kind", _KIND)

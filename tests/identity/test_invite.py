@@ -68,6 +68,26 @@ def test_its_parts_must_agree(
         invite.verify(forge(data, roster_key, extra=""))
 
 
+STEERING = "[::1\x1b7\x1b[4A\r\x1b[2Kroster key     SHA256:the-genuine-one\x1b8]:8443"
+"""Would overwrite, from the last line that `join` prints, the fingerprint above it."""
+
+
+@pytest.mark.parametrize(
+    "address",
+    [STEERING, "center.example\u202e:8443", "center.example\r:8443", "a b:8443", "center.example:0"],
+)
+def test_an_address_that_is_none_is_never_printed(
+    roster: Roster, roster_key: SigningKey, address: str
+) -> None:
+    """Whoever forges an invite signs it with a key of their own, whose fingerprint must stay to be seen."""
+    forged = forge(invite.create(roster_key, roster, A, ADDRESS), roster_key, aggregator_address=address)
+    with pytest.raises(RosterError, match="aggregator_address: ") as refused:
+        invite.verify(forged)
+    assert str(refused.value).isprintable()
+    with pytest.raises(RosterError, match="aggregator_address: "):
+        invite.create(roster_key, roster, A, address)
+
+
 def test_a_revoked_site_gets_none(roster: Roster, roster_key: SigningKey) -> None:
     revoked = membership.revoke(roster, roster_key, A)
     with pytest.raises(RosterError, match="lists as revoked"):

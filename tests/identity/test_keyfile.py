@@ -103,6 +103,13 @@ def test_a_key_that_others_can_use_is_refused_with_the_exact_remedy(
     keyfile.load(path, None)
 
 
+def test_a_pipe_in_place_of_a_key_is_not_waited_for(path: Path) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(KeyFileError, match="not a regular file"):
+        keyfile.load(path, None)
+
+
 def test_the_public_file_is_what_is_enrolled_and_holds_no_secret(path: Path, now: datetime) -> None:
     keys = create(path, now)
     data = keyfile.public_path(path).read_bytes()
