@@ -46,18 +46,20 @@ def attend(client: Client, lines: Lines, *, only: JobId | None, one_round: bool,
 
     Args:
         only: The one job to take part in, to its end.
-        one_round: Take part in one round alone.
-        job_wait_s: How long the one job may take to be started.
+        one_round: Take part in one round alone, of that job or of any.
+        job_wait_s: How long that job, or with `one_round` some job, may take to be started.
 
     Raises:
         BudgetExceededError, PolicyRefusedError: This site stays out, and there is nothing else for it to do.
-        ConfigError: The one job was not started in time.
+        ConfigError: The one job, or any, was not started in time.
         RoundAbortedError: The one job failed, or the one round ended without this site.
         SecfedError: See `take_part`.
     """
     for leftover in client.rounds.leftovers:
         _bury(client, lines, leftover)
-    wanted = None if only is None else _Wanted(client, lines, only, time.monotonic() + job_wait_s)
+    wanted = None
+    if only is not None or one_round:
+        wanted = _Wanted(client, lines, only, time.monotonic() + job_wait_s)
     if wanted is not None:
         wanted.look_ahead()
     refusals: dict[JobId, SecfedError] = {}
@@ -118,12 +120,13 @@ class _Wanted:
     """The one job that a client is for.
 
     Attributes:
+        job: Its name; None for any that is not over.
         there: It was started.
     """
 
     client: Client
     lines: Lines
-    job: JobId
+    job: JobId | None
     until: float
     there: bool = False
 
@@ -140,6 +143,8 @@ class _Wanted:
         if state is None:
             self._wait()
             return False
+        if self.job is None:
+            return False
         if state.state == "failed":
             raise RoundAbortedError(f"job {self.job} failed: {state.waiting_for}")
         if state.state in _OVER:
@@ -149,18 +154,23 @@ class _Wanted:
 
     def _find(self) -> JobState | None:
         known = self.client.link.status(self.job if self.there else None).jobs
-        found = next((state for state in known if state.job == self.job), None)
+        if self.job is None:
+            found = next((state for state in known if state.state not in _OVER), None)
+        else:
+            found = next((state for state in known if state.job == self.job), None)
         self.there = found is not None
         return found
 
     def _wait(self) -> None:
         """Say what is awaited; near the end look often, since a call may be kept beyond it."""
         left = self.until - time.monotonic()
-        self.lines.awaited(Awaited(f"job {self.job}, which is not started yet", max(0, math.ceil(left))))
+        what = "no job is started yet" if self.job is None else f"job {self.job}, which is not started yet"
+        self.lines.awaited(Awaited(what, max(1, math.ceil(left))))
         while left < _KEPT_S and self._find() is None:
             if left <= 0:
+                named = "no job that is not over" if self.job is None else f"no job {self.job}"
                 raise ConfigError(
-                    f"there is no job {self.job}, and none was started in time",
+                    f"there is {named}, and none was started in time",
                     hint="`secfed job list` shows all jobs; `--wait SECONDS` gives its admin more time.",
                 )
             time.sleep(min(_LOOK_S, left))

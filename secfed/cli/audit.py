@@ -97,7 +97,7 @@ def mechanism(
     kept = [] if site is None else [result.save(one, site.ledger_dir) for one in done]
     if as_json:
         documents = [one.model_dump(mode="json", by_alias=True) for one in done]
-        typer.echo(json.dumps({"schema": 1, "audits": documents}, indent=2))
+        typer.echo(json.dumps({"kind": "audits", "schema": 1, "audits": documents}, indent=2))
     else:
         for one in done:
             _say_mechanism(one)

@@ -101,7 +101,7 @@ def plan(
 
     outlook = look_ahead(load(config, JobFile), site, _figures(cache))
     if as_json:
-        typer.echo(json.dumps({"schema": SCHEMA, **outlook.to_json()}, indent=2))
+        typer.echo(json.dumps({"kind": "outlook", "schema": SCHEMA, **outlook.to_json()}, indent=2))
     else:
         typer.echo(outlook.to_text(), nl=False)
 
@@ -123,6 +123,7 @@ def _show(event: PoissonGaussian, figure: Figure, *, as_json: bool, target: floa
 
     if as_json:
         document = {
+            "kind": "figure",
             "schema": SCHEMA,
             **figure.to_json(),
             **({} if target is None else {"target_epsilon": target}),

@@ -23,7 +23,7 @@ from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
 from secfed.ids import ClientId, JobId
 from secfed.rounds.aggregator import AggregatorRounds
-from secfed.rounds.exchange import RoundState
+from secfed.rounds.exchange import RoundState, Wait
 from secfed.rounds.house import House, adapter_digest
 from secfed.rounds.lines import round_line
 from secfed.rounds.plan import Deadlines
@@ -108,10 +108,11 @@ class Teller:
         )
         self._log.info("listening", port=at.port, ops_port=at.ops_port, health_port=at.health_port)
 
-    def awaiting(self, what: str) -> None:
-        """What the rounds wait for, if it is something else than before."""
-        if what and what != self._awaiting:
-            self.say(what)
+    def awaiting(self, wait: Wait | None) -> None:
+        """What the rounds wait for, and until when, if it is something else than before."""
+        what = "" if wait is None else wait.what
+        if wait is not None and what != self._awaiting:
+            self.say(what + (f", for {wait.remaining_s} s at most" if wait.remaining_s else ""))
         self._awaiting = what
 
     def refused(self, error: BaseException) -> None:

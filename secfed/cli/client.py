@@ -133,6 +133,9 @@ def push(
     update: Annotated[Path, typer.Option("--update", help="The vector: a .safetensors file.")],
     config: _Config = _CONFIG,
     job: Annotated[str | None, typer.Option("--job", help="Only a round of this job.")] = None,
+    wait: Annotated[
+        int, typer.Option("--wait", min=0, help="Seconds that the job may take to be started.")
+    ] = JOB_WAIT_S,
     weight: Annotated[int, typer.Option("--weight", min=1, help="Weight of the vector.")] = 1,
     dataset_ledger: Annotated[
         bool,
@@ -194,7 +197,7 @@ def push(
     secrets = source(passphrase_file, passphrase_fd)
     if event is not None:
         typer.echo(f"the vector is charged to the data set's ledger as {DECLARED}: {described(event)}")
-    _take_part(config, secrets, only=only, update=given, one_round=True)
+    _take_part(config, secrets, only=only, update=given, one_round=True, job_wait_s=wait)
 
 
 def _job(name: str | None) -> JobId | None:
@@ -242,16 +245,22 @@ def _take_part(
 
     from secfed.cli.attending import attend
     from secfed.cli.build_client import open_client
+    from secfed.cli.glance import look_at
     from secfed.cli.site_lines import Lines, Teller
     from secfed.config import ClientConfig, load
+    from secfed.ids import one_line
     from secfed.telemetry import configure
 
-    configure(load(config, ClientConfig).log_level)
+    settings = load(config, ClientConfig)
+    configure(settings.log_level)
+    if settings.data is not None and update is None:
+        for doubt in look_at(settings.data):
+            typer.echo(one_line(f"warning: {doubt}"), err=True)
     lines = Lines()
     with open_client(
         config,
         secrets,
-        observer=Teller(lines),
+        observer=Teller(lines, ends=one_round or only is not None),
         only=only,
         update=update,
         on_step=lines.step,

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+_CLASSES_MOST = 50
+"""With more different labels, or few that stand twice, a column is taken for something else than classes, and
+nothing of it is shown."""
+
 app = typer.Typer(no_args_is_help=True)
 
 app.command("unpair")(data_preferences.unpair)
@@ -57,8 +61,6 @@ def check(
     own = settings.data
     if own is None:
         raise DataError(f"{config} has no [data] section", hint="Join again with --data, or add the section.")
-    classes = own.labels if labels is None else tuple(label.strip() for label in labels.split(","))
-    spec = _spec(name, base_model, classes)
 
     from secfed.training.models import model_folder
     from secfed.training.rowfile import reader_of
@@ -68,9 +70,11 @@ def check(
 
     from secfed.training import data
 
-    table = data.load(
-        own.file, FORMATS[spec.trainer], scratch=settings.state_dir, columns=own.columns, unit=own.unit
-    )
+    table = data.load(own.file, FORMATS[name], scratch=settings.state_dir, columns=own.columns, unit=own.unit)
+    classes = own.labels if labels is None else tuple(label.strip() for label in labels.split(","))
+    if name == "classify" and not classes:
+        classes = _own_classes(table)
+    spec = _spec(name, base_model, classes)
     kind: Unit = "record" if own.unit == data.RECORD else "person"
 
     from secfed.training.adapter import task_of  # seconds, and a file that does not fit is told before
@@ -86,19 +90,37 @@ def check(
     typer.echo("These figures are private. Nothing was sent.")
 
 
+def _own_classes(table: Table) -> tuple[str, ...]:
+    """The file's own labels, where nobody said which ones a plan will name.
+
+    Raises:
+        DataError: They are not two at least, or too many for classes.
+    """
+    from secfed.errors import DataError
+    from secfed.ids import one_line
+
+    found = sorted({str(row["label"]) for row in table.rows})
+    if not 2 <= len(found) <= min(_CLASSES_MOST, len(table.rows) // 2):
+        raise DataError(
+            f"{table.path}: column {table.columns['label']!r} holds {len(found)} different "
+            f"{'label' if len(found) == 1 else 'labels'}, and the job's class names are not known here",
+            hint="Name the classes by --labels, or as labels in [data] of client.toml.",
+        )
+    typer.echo(
+        f"warning: no class names were given, so the file's own were taken: {one_line(', '.join(found))}; "
+        "with a plan that names others this site stays out (--labels tries its names)",
+        err=True,
+    )
+    return tuple(found)
+
+
 def _spec(trainer: Trainer, base_model: str | None, classes: tuple[str, ...]) -> AdapterSpec:
     """As much of an adapter as the trainer's task needs to know."""
     from secfed.aggregation.spec import AdapterSpec
-    from secfed.errors import ConfigError
     from secfed.training.assets import MINILM_ID, SMOLLM2_ID
 
     if trainer != "classify":
         return AdapterSpec(base_model or SMOLLM2_ID, "main", trainer, ("q_proj", "v_proj"), 1, 1)
-    if not classes:
-        raise ConfigError(
-            "classify needs the class names, as the job plan will list them",
-            hint="Name labels in [data] of client.toml, or give --labels.",
-        )
     return AdapterSpec(base_model or MINILM_ID, "main", trainer, ("query", "value"), 1, 1, classes)
 
 

@@ -143,6 +143,7 @@ def _write(
             }
         )
     manifest = {
+        "kind": "redistribution",
         "schema": 1,
         "mode": mode,
         "seed": seed,

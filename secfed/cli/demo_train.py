@@ -22,6 +22,7 @@ from secfed.cli.demo_metric import Gauge
 from secfed.cli.evidence import Hidden, examine, stored_uploads
 from secfed.cli.jobfile import template
 from secfed.cli.playground import Playground, Process, failure
+from secfed.cli.site_lines import UNTIL_TOLD
 from secfed.config import to_toml
 from secfed.config.job import JobFile
 from secfed.errors import ConfigError, RoundAbortedError
@@ -203,10 +204,10 @@ def _standing(client: Process) -> str:
     if last.startswith("training: "):
         return f"trains, {last.removeprefix('training: ')}"
     if ": waiting for " in last:  # `waiting: job J round 1: waiting for 2 sites: a, b, for 30 s at most`
-        what = last.rpartition(": waiting for ")[2].rpartition(": ")[2]
+        what = last.removesuffix(UNTIL_TOLD).rpartition(": waiting for ")[2].rpartition(": ")[2]
         return f"waits for {what.partition(', for ')[0]}"
     if last.startswith("waiting: ") and "not started yet" not in last:  # it loads libraries meanwhile
-        return f"waits ({last.removeprefix('waiting: ')})"
+        return f"waits ({last.removeprefix('waiting: ').removesuffix(UNTIL_TOLD)})"
     return "loads its model and rows" if " accepted " in last else "gets ready"
 
 

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from secfed.cli.evidence import examine, stored_uploads
-from secfed.cli.playground import Playground, failure
+from secfed.cli.playground import Playground, Process, failure
 from secfed.config import to_toml
 from secfed.config.job import JobFile, VectorSection
 from secfed.encoding.contribution import encode_contribution
 from secfed.encoding.fixedpoint import FixedPoint
 from secfed.encoding.layout import Layout
+from secfed.errors import NetworkError
 
 __all__ = ["run_vector"]
 
 SITES = ("hosp-a", "hosp-b", "hosp-c", "hosp-d", "hosp-e")
 SHAPES = {"weights": (200, 250), "bias": (250,)}
 BOUND = 1.0
-WAIT_S = 60.0
+
+STILL_S = 300.0
+"""The demo is given up when no process has said anything new for so long, seconds: five programs that start
+side by side take long on a busy machine, and none of that is a fault."""
+
+QUIET_S = 15.0
+"""A wait says where it stands at least this often."""
+
+_LOOK_S = 0.05
+"""How often the processes are looked at, seconds."""
 
 
 def run_vector(play: Playground, say: Callable[[str], object]) -> bool:
@@ -54,14 +64,43 @@ def run_vector(play: Playground, say: Callable[[str], object]) -> bool:
     )
     pushed = time.monotonic()
     clients = [play.push(name, play.site(name) / "update.safetensors") for name in SITES]
-    for client in clients:
-        code = client.wait(WAIT_S)
-        if code != 0:
-            raise failure(client.name, code, client.output, client.log)
+    _watch(play, clients, say)
     say(f"round          {time.monotonic() - pushed:.1f} s, with the start of five client processes")
     for client in clients:
         say(f"  {client.name:<12} {client.output.strip().splitlines()[-1]}")
     return _check(play, updates, say)
+
+
+def _watch(play: Playground, clients: Sequence[Process], say: Callable[[str], object]) -> None:
+    """Wait for the clients' ends, for as long as something goes on; say now and then what is waited for.
+
+    Raises:
+        NetworkError: Nobody has said anything new for `STILL_S`.
+        SecfedError: A process failed, with its own words and code.
+    """
+    heard, heard_at = 0, time.monotonic()
+    spoken = heard_at
+    while True:
+        for process in play.processes:  # the others would wait for it
+            code = process.popen.poll()
+            if code:
+                raise failure(process.name, code, process.output, process.log)
+        waiting = [client.name for client in clients if client.running]
+        if not waiting:
+            return
+        now, said = time.monotonic(), sum(process.log.stat().st_size for process in play.processes)
+        if said != heard:
+            heard, heard_at = said, now
+        left = STILL_S - (now - heard_at)
+        if left <= 0:
+            raise NetworkError(
+                f"waited for {', '.join(waiting)}, and no process has said anything new for {STILL_S:.0f} s",
+                hint=f"Is this machine very busy? Then try again; else the logs in {play.root} say more.",
+            )
+        if now - spoken > QUIET_S:
+            spoken = now
+            say(f"  ... waiting for {', '.join(waiting)}, for {left:.0f} s at most unless one goes on")
+        time.sleep(_LOOK_S)
 
 
 def _check(

@@ -126,4 +126,5 @@ def _as_json(path: Path, findings: list[Finding], code: int) -> str:
     from dataclasses import asdict
 
     checks = [asdict(finding) for finding in findings]
-    return json.dumps({"schema": SCHEMA, "config": str(path), "exit_code": code, "checks": checks}, indent=2)
+    document = {"kind": "checks", "schema": SCHEMA, "config": str(path), "exit_code": code, "checks": checks}
+    return json.dumps(document, indent=2)

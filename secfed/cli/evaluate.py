@@ -72,6 +72,7 @@ def evaluate(
     metric = evaluate_folder(adapter, base, table, max_length=max_length, device=device)
     if as_json:
         document = {
+            "kind": "metric",
             "schema": 1,
             "metric": metric.name,
             "value": metric.value,

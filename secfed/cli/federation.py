@@ -178,7 +178,7 @@ def enroll(
     found: list[Enrolment] = []
     for path in public_files:
         try:
-            found.append(enrolment.verify(path.read_bytes()))
+            found.append(enrolment.verify(files.read_small(path, enrolment.MAX_BYTES)))
         except OSError as problem:
             raise ConfigError(f"{path}: {problem.strerror}") from problem
     for each in found:
@@ -242,11 +242,12 @@ def open_roster(directory: Path, passphrase: str | None) -> tuple[SigningKey, Ro
     from secfed.errors import RosterError
     from secfed.identity import keyfile
     from secfed.identity import roster as rosters
+    from secfed.store import files
 
     key = keyfile.load_roster_key(directory / ROSTER_KEY_FILE, passphrase)
     path = directory / ROSTER_FILE
     try:
-        data = path.read_bytes()
+        data = files.read_small(path, rosters.MAX_BYTES)
     except OSError as problem:
         raise RosterError(f"{path}: {problem.strerror}") from problem
     return key, rosters.verify(data, key.public)
@@ -285,15 +286,13 @@ def _dialled(address: str | None, directory: Path) -> str:
 
 def _check_dialled(address: str) -> None:
     """Whether sites can dial what --address says."""
-    from secfed.config import split_address
+    from secfed.config import check_dialled
     from secfed.errors import ConfigError
 
     try:
-        port = split_address(address)[1]
+        check_dialled(address)
     except ValueError as problem:
         raise ConfigError(f"--address {address!r}: {problem}") from problem
-    if port == 0:
-        raise ConfigError(f"--address {address!r}: an address to dial needs its port")
 
 
 def _say_what_holds(roster: Roster) -> None:

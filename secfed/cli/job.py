@@ -10,6 +10,7 @@ import typer
 from secfed.cli.passphrase import Descriptor, PassphraseFile
 
 if TYPE_CHECKING:
+    from secfed.errors import ConfigError
     from secfed.identity.roster import Roster
     from secfed.rounds.exchange import JobState
     from secfed.rounds.plan import JobPlan
@@ -61,6 +62,8 @@ def start(
     from secfed.config.job import JobFile
     from secfed.rounds.proposal import sign_job_plan
 
+    if not path.exists():
+        raise _no_job_file(path)
     job = load(path, JobFile)
     require_files(job)
     admin = Member(config, source(passphrase_file, passphrase_fd))
@@ -127,7 +130,7 @@ def list_jobs(
     with connect(config, source(passphrase_file, passphrase_fd)) as connection:
         jobs = connection.status().jobs
     if as_json:
-        typer.echo(json.dumps({"schema": 1, "jobs": [asdict(job) for job in jobs]}, indent=2))
+        typer.echo(json.dumps({"kind": "jobs", "schema": 1, "jobs": [asdict(job) for job in jobs]}, indent=2))
         return
     rows = [(job.job, job.kind, job.state, progress(job), job.waiting_for) for job in jobs]
     typer.echo(table(("job", "kind", "state", "progress", "now"), rows))
@@ -144,6 +147,19 @@ def _control(
     with connect(config, source(passphrase_file, passphrase_fd)) as connection:
         state: JobState = connection.control_job(JobCommand(JobId(name), verb))
     typer.echo(f"job            {state.job}  {state.state}")
+
+
+def _no_job_file(path: Path) -> ConfigError:
+    """Perhaps a job's name was given, as the other verbs take it."""
+    from secfed.errors import ConfigError
+    from secfed.ids import SITE_PATTERN
+
+    if not SITE_PATTERN.fullmatch(str(path)):
+        return ConfigError(f"{path} is not there", hint="`secfed job init` writes a JOB.toml to start from.")
+    return ConfigError(
+        f"{path} is no file, and a job is started from its JOB.toml",
+        hint=f"A paused job goes on by `secfed job resume {path}`; `secfed job list` shows all jobs.",
+    )
 
 
 def _say_plan(plan: JobPlan) -> None:

@@ -110,7 +110,7 @@ def join(invite_path: Path, key_path: Path, directory: Path, wishes: Wishes, sec
 
 def _read_invite(path: Path) -> Invite:
     try:
-        return invites.verify(path.read_bytes())
+        return invites.verify(files.read_small(path, invites.MAX_BYTES))
     except OSError as problem:
         raise ConfigError(f"{path}: {problem.strerror}") from problem
     except RosterError as problem:

@@ -78,10 +78,11 @@ def show(
     from secfed.errors import KeyFileError
     from secfed.identity import enrolment, keyfile
     from secfed.identity.fields import write_time
+    from secfed.store import files
 
     if path.suffix == ".pub":
         try:
-            public = enrolment.verify(path.read_bytes())
+            public = enrolment.verify(files.read_small(path, enrolment.MAX_BYTES))
         except OSError as problem:
             raise KeyFileError(f"{path}: {problem.strerror}") from problem
     else:

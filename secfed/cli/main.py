@@ -28,6 +28,7 @@ from secfed.cli import (
     demo,
     doctor,
     evaluate,
+    examples,
     federation,
     job,
     keys,
@@ -37,6 +38,7 @@ from secfed.cli import (
     status,
 )
 from secfed.errors import ConfigError, SecfedError, StorageError
+from secfed.ids import one_line
 
 __all__ = ["app", "main", "run"]
 
@@ -70,7 +72,7 @@ def _options(
     del debug, version
 
 
-app.command("demo", short_help="A whole federation on this machine, in about two minutes.")(demo.demo)
+app.command("demo", short_help="A whole federation on this machine, in 75 to 90 seconds.")(demo.demo)
 app.command("init", short_help="Make a federation: roster key, aggregator and admin.")(federation.init)
 app.command("enroll", short_help="Take sites into the roster; an invite for each.")(federation.enroll)
 app.command("revoke", short_help="Take a site out of the roster.")(federation.revoke)
@@ -90,6 +92,7 @@ app.add_typer(ledger.app, name="ledger", help="Verify a ledger's chain and signa
 app.add_typer(audit.app, name="audit", help="Measure the mechanism; bound epsilon from below.")
 app.add_typer(bench.app, name="bench", help="What sums and training steps cost on this machine.")
 app.command("attack", short_help="Attack this software on loopback, and see what holds.")(attack.attack)
+examples.attach(app)
 
 
 def main() -> None:
@@ -154,8 +157,8 @@ def _in_our_words(problem: Exception) -> SecfedError:
 
 def _failed(error: SecfedError) -> int:
     """Say cause and remedy; the exit code."""
-    typer.echo(f"error: {_line(str(error))}", err=True)
-    typer.echo(f"remedy: {_line(error.hint)}", err=True)
+    typer.echo(f"error: {error}", err=True)
+    typer.echo(f"remedy: {error.hint}", err=True)
     return error.exit_code
 
 
@@ -167,11 +170,6 @@ def _misused(problem: typer.TyperException) -> int:
         return ConfigError.exit_code
     context = getattr(problem, "ctx", None)
     command = "secfed" if context is None else context.command_path
-    typer.echo(f"error: {_line(message)}", err=True)
+    typer.echo(f"error: {one_line(message)}", err=True)
     typer.echo(f"remedy: `{command} --help` says what it takes.", err=True)
     return ConfigError.exit_code
-
-
-def _line(text: str) -> str:
-    """One line that cannot steer a terminal: a peer's words, or a file's name, may stand in it."""
-    return "".join(char if char.isprintable() else " " for char in text)

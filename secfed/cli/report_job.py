@@ -113,6 +113,7 @@ def to_json(proposal: JobProposal, account: PlanAccount, dp: DpSpec) -> str:
     """One JSON object: the plan's constants, its rounds, and the figure of the whole."""
     plan = proposal.plan
     document = {
+        "kind": "plan-account",
         "schema": 1,
         "job": plan.job,
         "plan": proposal.digest.hex(),

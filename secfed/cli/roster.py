@@ -23,6 +23,9 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
 
+_KEY_FILE_BYTES = 256
+"""Of `roster.pub`: one line of 44."""
+
 _File = Annotated[Path, typer.Argument(help="A roster file.")]
 _Key = Annotated[
     str | None,
@@ -54,6 +57,7 @@ def show(
             for member in found.members
         ]
         document = {
+            "kind": "roster",
             "schema": 1,
             "federation": found.federation,
             "version": found.version,
@@ -133,10 +137,11 @@ def _pinned_key(path: Path) -> bytes:
     """The roster key that lies beside the roster, as `init` and `join` wrote it."""
     from secfed.errors import RosterError
     from secfed.identity.fields import from_base64
+    from secfed.store import files
 
     beside = path.with_name("roster.pub")
     try:
-        return from_base64(beside.read_text("ascii").strip(), 32)
+        return from_base64(files.read_small(beside, _KEY_FILE_BYTES).decode("ascii").strip(), 32)
     except (OSError, ValueError) as problem:
         raise RosterError(f"{beside} does not hold the pinned roster key: {problem}") from problem
 
@@ -144,9 +149,10 @@ def _pinned_key(path: Path) -> bytes:
 def _load(path: Path) -> Roster:
     from secfed.errors import RosterError
     from secfed.identity import roster
+    from secfed.store import files
 
     try:
-        data = path.read_bytes()
+        data = files.read_small(path, roster.MAX_BYTES)
     except OSError as problem:
         raise RosterError(f"{path}: {problem.strerror}") from problem
     return roster.verify(data, _pinned_key(path))

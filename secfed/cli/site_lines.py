@@ -20,6 +20,9 @@ __all__ = ["Lines", "Teller", "epsilon_words", "round_words"]
 QUIET_S = 5.0
 """Off a terminal, progress is at most one line in so many seconds."""
 
+UNTIL_TOLD = ", until that changes or this client is stopped"
+"""The end of a wait that nobody gave a time, such as for an admin."""
+
 
 def round_words(end: RoundEnd, cost: str) -> str:
     """Such as `round 12/50  included  eps 1.840 of 8.000 (gate leaves 3.295)  41 s`."""
@@ -57,8 +60,8 @@ class Lines:
         typer.echo(line)
 
     def awaited(self, fact: Awaited) -> None:
-        """What is waited for."""
-        until = f", for {fact.remaining_s} s at most" if fact.remaining_s else ""
+        """What is waited for, and until when."""
+        until = f", for {fact.remaining_s} s at most" if fact.remaining_s else UNTIL_TOLD
         self._passing(f"waiting: {fact.what}", until)
 
     def step(self, done: int, steps: int) -> None:
@@ -86,19 +89,26 @@ class Lines:
 
 
 class Teller:
-    """Hands what happens in rounds to the log, and what a person should know to the terminal."""
+    """Hands what happens in rounds to the log, and what a person should know to the terminal.
 
-    def __init__(self, lines: Lines) -> None:
+    Args:
+        ends: A refusal ends this process, whose last words give the cause: the log at its usual level does
+            not say it a second time.
+    """
+
+    def __init__(self, lines: Lines, *, ends: bool = False) -> None:
         import structlog
 
-        self._lines, self._log = lines, structlog.get_logger("client")
+        self._lines, self._ends, self._log = lines, ends, structlog.get_logger("client")
 
     def note(
         self, event: str, *, job: JobId | None = None, site: ClientId | None = None, **facts: object
     ) -> None:
         """One fact."""
         named = {name: value for name, value in (("job", job), ("site", site)) if value is not None}
-        if event in ("declined", "refused", "charged_again"):
+        if event == "declined" and self._ends:
+            self._log.debug(event, **named, **facts)
+        elif event in ("declined", "refused", "charged_again"):
             self._log.warning(event, **named, **facts)
         else:
             self._log.info(event, **named, **facts)
@@ -115,8 +125,12 @@ def _accepted_words(
     declared: object,
 ) -> str:
     """What a job will cost, before it starts."""
+    count = f"{rounds} {'round' if rounds == 1 else 'rounds'}"
+    if epsilon_by_plan == "infinite":
+        return f"job {job}  accepted  {count}, not private"
     source = "as declared" if declared else "by plan"
-    cost = f"job {job}  accepted  {rounds} rounds cost epsilon {epsilon_by_plan} {source}"
+    verb = "costs" if rounds == 1 else "cost"
+    cost = f"job {job}  accepted  {count} {verb} epsilon {epsilon_by_plan} {source}"
     if rounds_within_budget == rounds:
         return cost
     return f"{cost}  the budget ends after round {rounds_within_budget}"

@@ -38,7 +38,7 @@ def status(
     with connect(config, source(passphrase_file, passphrase_fd)) as connection:
         reply = connection.status(None if job is None else JobId(job))
     if as_json:
-        typer.echo(json.dumps({"schema": 1, **asdict(reply)}, indent=2))
+        typer.echo(json.dumps({"kind": "status", "schema": 1, **asdict(reply)}, indent=2))
         return
     typer.echo(f"aggregator     secfed {reply.version}")
     typer.echo(f"federation     {reply.federation}  roster version {reply.roster_version}")

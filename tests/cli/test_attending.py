@@ -189,13 +189,46 @@ def test_nobody_waits_for_ever_for_a_job(
     assert (clock[0], client.now, client.prepared) == (12.5, 0, 0)
 
 
+def test_a_push_waits_for_some_job_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job that is over is none; one that is paused is one. Without any it ends and says how to wait."""
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(attending, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    over = [job(FIRST, "done")]
+    with pytest.raises(ConfigError, match="no job that is not over") as told:
+        attend(Told((Awaited("x", 0), ()), first=over), monkeypatch, one_round=True, wait_s=12.5)
+    assert ("--wait" in told.value.hint, clock[0]) == (True, 12.5)
+    assert "waiting: no job is started yet, for 13 s at most\n" in capsys.readouterr().out
+    paused = [*over, job(SECOND, "paused")]
+    client = Told((Awaited("job second is paused", 0), paused), (end(SECOND), paused), first=over)
+    attend(client, monkeypatch, one_round=True)
+    assert client.now == 2
+    assert f"round 1 of {SECOND}" in capsys.readouterr().out
+
+
+def test_a_push_whose_job_went_away_waits_no_longer_than_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = [job(FIRST, "running")]
+    client = Told(
+        (Awaited("others", 9), running), (Awaited("none", 0), [job(FIRST, "stopped")]), first=running
+    )
+    with pytest.raises(ConfigError, match="none was started in time"):
+        attend(client, monkeypatch, one_round=True, wait_s=0)
+    assert client.now == 2
+
+
 @pytest.mark.parametrize("refusal", [BUDGET, POLICY, DataError("no column")])
 def test_a_refusal_of_the_one_job_ends_it(refusal: SecfedError, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Told((DeclinedRound(refusal, FIRST), ()), first=[job(FIRST, "running")])
     with pytest.raises(type(refusal)):
         attend(client, monkeypatch, only=FIRST)
+    some = [job(FIRST, "running")]
     with pytest.raises(type(refusal)):
-        attend(Told((DeclinedRound(refusal, FIRST), ())), monkeypatch, one_round=True)
+        attend(Told((DeclinedRound(refusal, FIRST), some), first=some), monkeypatch, one_round=True)
 
 
 def test_a_job_that_failed_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -12,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from secfed import telemetry
 from secfed.cli import client as client_cli
 from secfed.cli import joining
 from secfed.cli.build_client import load_site, open_client
@@ -19,11 +21,12 @@ from secfed.cli.heads import Heads
 from secfed.cli.ledgers import Ledgers, create_ledger
 from secfed.cli.passphrase import source
 from secfed.cli.playground import Playground
-from secfed.cli.site_lines import Lines, epsilon_words, round_words
+from secfed.cli.site_lines import Lines, Teller, epsilon_words, round_words
 from secfed.config import ClientConfig, PolicyConfig, load
 from secfed.errors import (
     AuthenticationError,
     ConfigError,
+    DataError,
     KeyPermissionsError,
     LedgerError,
     LockedError,
@@ -169,6 +172,16 @@ def test_join_refuses_what_does_not_belong_together(play, tmp_path):
     assert not (play.site("hosp-a") / "client.toml").exists()
 
 
+def test_join_waits_for_no_pipe_and_reads_no_endless_invite(play, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="pipe: not a regular file"):
+        join(play, invite=tmp_path / "pipe")
+    (tmp_path / "hole").touch()
+    os.truncate(tmp_path / "hole", 1 << 40)
+    with pytest.raises(RosterError, match="too long"):
+        join(play, invite=tmp_path / "hole")
+
+
 def test_join_tells_bad_key_files_apart(play, tmp_path):
     wrong = tmp_path / "wrong"
     wrong.touch(0o600)
@@ -249,6 +262,55 @@ def test_the_round_line_shows_what_was_spent_of_how_much(site):
     ledgers.close()
 
 
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ((1, "infinite", 1, False), "1 round, not private"),
+        ((3, "infinite", 3, False), "3 rounds, not private"),
+        ((1, "0.500", 1, True), "1 round costs epsilon 0.500 as declared"),
+        ((3, "2.828", 3, False), "3 rounds cost epsilon 2.828 by plan"),
+        ((3, "2.828", 2, False), "3 rounds cost epsilon 2.828 by plan  the budget ends after round 2"),
+    ],
+)
+def test_what_a_job_costs_is_said_in_plain_words(capsys, facts, words):
+    names = ("rounds", "epsilon_by_plan", "rounds_within_budget", "declared")
+    Teller(Lines()).note("accepted", job=JobId("job-1"), **dict(zip(names, facts, strict=True)))
+    assert f"job job-1  accepted  {words}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_refusal_that_ends_the_process_is_said_once(capsys, ends):
+    """By the command's own last words, where these follow; else by the log."""
+    telemetry.configure("info", form="json")
+    Teller(Lines(), ends=ends).note("declined", job=JobId("job-1"), round=1, why="the cause")
+    assert ("the cause" in capsys.readouterr().err) is not ends
+
+
+def test_every_wait_says_until_when(capsys):
+    Lines().awaited(Awaited("two sites", 9))
+    Lines().awaited(Awaited("no job is running", 0))
+    assert capsys.readouterr().out.splitlines() == [
+        "waiting: two sites, for 9 s at most",
+        "waiting: no job is running, until that changes or this client is stopped",
+    ]
+
+
+def test_a_client_looks_at_its_data_before_it_waits(play, capsys):
+    """A file that is gone ends it with 2; columns of no trainer are a warning, and it goes on."""
+    rows = data_file(play)
+    join(play, "--data", str(rows), "--unit", "record", "--public-n", "1000")
+    words = ["run", "--config", str(play.config("hosp-a")), "--passphrase-file", str(play.root / "none")]
+    rows.write_text('{"txt": "private"}\n')
+    gone_on = CliRunner().invoke(client_cli.app, words)
+    assert "warning: " in gone_on.output
+    assert "(it has txt)" in gone_on.output
+    assert "none" in str(gone_on.exception)  # the passphrase's file, which it came to
+    rows.unlink()
+    ended = CliRunner().invoke(client_cli.app, words)
+    assert isinstance(ended.exception, DataError)
+    assert str(rows) in str(ended.exception)
+
+
 def test_off_a_terminal_lines_are_few_and_plain(capsys, monkeypatch):
     """At most one passing line in five seconds, no carriage return, no escape."""
     clock = [0.0]
@@ -298,7 +360,7 @@ def test_push_by_processes_with_a_kill_and_every_bad_input(play):
 
     bad = play.push("hosp-b", vector(play, "hosp-b", w=[0, np.nan, 0, 0, 0]))
     assert bad.wait(120) == 2
-    assert "'w' holds a value that is not finite" in bad.output
+    assert bad.output.count("'w' holds a value that is not finite") == 1
     assert "remedy:" in bad.output
     assert not (play.site("hosp-b") / "ledger" / "scratch.ledger").exists()
 

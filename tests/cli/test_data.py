@@ -102,6 +102,15 @@ def test_declared_labels_serve_where_none_are_given(site: Callable[..., Path], s
     assert (done.code, "row 2: label 'good'" in done.error) == (2, True)
 
 
+def test_without_class_names_the_files_own_are_tried(site: Callable[..., Path], secfed: Command) -> None:
+    """As the remedy of a refused file types it: no option, and the whole file is checked all the same."""
+    done = secfed("data", "check", "--config", site())
+    assert (done.code, done.fact("labels")) == (0, "bad: 10, good: 10")
+    assert done.err.startswith("warning: no class names were given, so the file's own were taken: bad, good;")
+    one = secfed("data", "check", "--config", site([row for row in ROWS if row["label"] == "bad"]))
+    assert (one.code, "holds 1 different label, and" in one.error) == (2, True)
+
+
 def test_a_column_may_have_another_name(site: Callable[..., Path], secfed: Command) -> None:
     rows = [{"note": row["text"], "class": row["label"]} for row in ROWS]
     done = secfed("data", "check", "--config", site(rows, text="note", label="class"), "--labels", "bad,good")
@@ -178,14 +187,19 @@ def test_columns_of_pairs_may_have_other_names(site: Callable[..., Path], secfed
         ({"text": "txt"}, ("--labels", "bad,good"), "no column 'txt'; did you mean 'text'?"),
         ({"unit": "whom", "max_records_per_unit": 1}, ("--labels", "bad,good"), "did you mean 'who'?"),
         ({}, ("--labels", "bad,fine"), "row 2"),
-        ({}, (), "classify needs the class names"),
+        (
+            {"text": "txt", "label": "klass"},
+            (),
+            "no columns 'txt' (did you mean 'text'?), 'klass'; it has",
+        ),
+        ({"label": "text", "text": "label"}, ("--base-model", "x/unheard-of"), "holds 20 different labels"),
         ({}, ("--labels", "bad"), "at least two labels"),
         ({}, ("--trainer", "ppo"), "--trainer is one of classify, sft, dpo, kto, not 'ppo'"),
         ({}, ("--trainer", "kto", "--labels", "a,b"), "--labels names classes, and kto has none"),
-        ({}, ("--trainer", "dpo"), "no column 'chosen'"),
-        ({}, ("--trainer", "kto"), "no column 'prompt'"),
+        ({}, ("--trainer", "dpo"), "no columns 'chosen', 'rejected'; it has text, label, who"),
+        ({}, ("--trainer", "kto"), "no columns 'prompt', 'completion'; it has"),
         ({}, ("--labels", "bad,good", "--base-model", "x/unheard-of"), "'x/unheard-of'"),
-        ({}, ("--trainer", "sft"), "no column 'prompt'"),
+        ({}, ("--trainer", "sft"), "no columns 'prompt', 'completion'; it has"),
     ],
 )
 def test_what_is_wrong_is_named(
@@ -222,7 +236,8 @@ def test_eval_measures_public_rows(adapter: Path, tmp_path: Path, models: Path, 
     rows = write_rows(tmp_path / "public.jsonl", ROWS)
     words = ("eval", "--adapter", adapter, "--data", rows, "--models", models, "--device", "cpu")
     document = json.loads(secfed(*words, "--json").out)
-    assert (document["schema"], document["metric"], document["rows"]) == (1, "accuracy", 20)
+    assert (document["kind"], document["schema"]) == ("metric", 1)
+    assert (document["metric"], document["rows"]) == ("accuracy", 20)
     assert 0 <= document["value"] <= 1
     text = secfed(*words)
     assert (text.code, text.out) == (0, f"accuracy {document['value']:.4f} on 20 public rows\n")

@@ -92,6 +92,7 @@ def test_status_says_which_round_who_is_missing_and_since_when(
     for site in SITES:
         assert re.search(rf"^  {site} +asked, for \d+ s, not connected$", text.out, flags=re.MULTILINE)
     everything = json.loads(admin("job", "list", "--json").out)
+    assert (document["kind"], everything["kind"], everything["schema"]) == ("status", "jobs", 1)
     assert "second" in [each["job"] for each in everything["jobs"]]
     assert admin("job", "stop", "second").code == 0
 
@@ -128,6 +129,18 @@ def test_an_unknown_job_is_named(admin: Command) -> None:
         assert "nowhere" in done.error
     status = admin("status", "--job", "nowhere")
     assert (status.code, status.error) == (2, "there is no job nowhere")
+
+
+def test_a_jobs_name_is_no_job_file(secfed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who paused it by its name may well try to start it again by its name."""
+    monkeypatch.chdir(tmp_path)
+    named = secfed("job", "start", "classify")
+    assert (named.code, named.error) == (2, "classify is no file, and a job is started from its JOB.toml")
+    assert "`secfed job resume classify`" in named.remedy
+    assert "`secfed job list`" in named.remedy
+    lost = secfed("job", "start", "jobs/CLASSIFY.toml")
+    assert (lost.code, lost.error) == (2, "jobs/CLASSIFY.toml is not there")
+    assert "resume" not in lost.remedy
 
 
 def test_a_site_may_look_but_not_command(

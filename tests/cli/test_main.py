@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,8 @@ import pytest
 
 from secfed import __version__, errors
 from secfed.cli import main
-from secfed.errors import PeerError, SecfedError
+from secfed.cli.examples import EXAMPLES
+from secfed.errors import ConfigError, NetworkError, PeerError, SecfedError
 
 Command = Callable[..., Any]
 
@@ -49,6 +52,14 @@ def test_every_error_has_a_documented_code_and_a_remedy(
     assert done.code in DOCUMENTED - {99}
     assert (done.out, done.err) == ("", f"error: the cause\nremedy: {kind.hint}\n")
     assert "bug" not in done.remedy
+
+
+def test_an_errors_words_cannot_steer_a_terminal_wherever_they_are_printed() -> None:
+    """A peer's reason, a file's content and a file's name stand in them."""
+    told = "no\x1b[2K\r\x9b1A\u202e\u2066\u2028fine\n"
+    for kind in (ConfigError, NetworkError, PeerError):
+        error = kind(told, hint=told)
+        assert str(error) == error.hint == "no [2K  1A   fine "
 
 
 def test_no_two_errors_share_a_code_unless_they_share_a_meaning() -> None:
@@ -156,6 +167,50 @@ def test_every_command_has_a_help_that_explains_each_option(secfed: Command) -> 
             if line.strip().startswith("--"):
                 assert len(line.split()) > 2, (words, line)
         assert "passphrase TEXT" not in done.out  # never in argv
+
+
+def test_every_command_says_what_it_needs_and_how_it_is_typed() -> None:
+    """Every example is held against its command: its options exist, and none that it must have is missing."""
+    from typer.main import get_command
+
+    top = get_command(main.app)
+    leaves = set()
+    for words in _commands(top):
+        command: Any = top
+        for word in words:
+            command = command.commands[word]
+        if hasattr(command, "commands"):
+            continue
+        leaves.add(" ".join(words))
+        example = EXAMPLES[" ".join(words)]
+        typed = f"secfed {' '.join(words)} {example.words}"
+        context = command.make_context(" ".join(words), shlex.split(example.words))
+        said = command.get_help(context)
+        assert f"  Needs:    {example.needs}.\n" in said.replace("\n" + 12 * " ", " ")
+        assert f"Example:  {typed}" in said
+    assert leaves == set(EXAMPLES)
+
+
+def test_every_json_document_names_its_kind_and_schema() -> None:
+    """Wherever a document with a schema is made: whoever reads one can tell which one it is."""
+    found = 0
+    for path in sorted(Path(main.__file__).parents[1].rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if '"schema"' not in text:
+            continue
+        tree = ast.parse(text)
+        lines = [  # of `bench`, whose function adds the kind
+            argument
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "as_json"
+            for argument in node.args
+        ]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Dict) and node not in lines:
+                keys = {key.value for key in node.keys if isinstance(key, ast.Constant)}
+                assert "schema" not in keys or "kind" in keys, f"{path}:{node.lineno}"
+                found += "schema" in keys
+    assert found >= 12
 
 
 def test_interrupted_is_one_word(path: Path, secfed: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,7 +93,14 @@ def test_a_failed_site_ends_the_demo_with_its_words_and_code(
             "waits for hosp-b, hosp-c",
         ),
         ("waiting: job classify round 1, attempt 1, mask: waiting for hosp-b", "waits for hosp-b"),
-        ("waiting: no job is running", "waits (no job is running)"),
+        (
+            "waiting: no job is running, until that changes or this client is stopped",
+            "waits (no job is running)",
+        ),
+        (
+            "waiting: job classify round 1: missing 1 site: b, until that changes or this client is stopped",
+            "waits (job classify round 1: missing 1 site: b)",
+        ),
         ("waiting: job classify, which is not started yet, for 600 s at most", "gets ready"),
     ],
 )
@@ -102,6 +110,80 @@ def test_a_waiting_demo_says_what_it_waits_for(line: str, standing: str, tmp_pat
         output = f'{line}\n{{"event": "a log line"}}\n'
 
     assert demo_train._standing(Client()) == standing
+
+
+class Acted:
+    """A process of a demo that says a word a second, for so long, and ends with a code."""
+
+    def __init__(
+        self, name: str, clock: list[float], log: Path, talks_s: float, ends_s: float, code: int = 0
+    ):
+        self.name, self.log, self._clock = name, log, clock
+        self._talks_s, self._ends_s, self._code = talks_s, ends_s, code
+        self.popen = self
+
+    def poll(self) -> int | None:
+        return self._code if self._clock[0] >= self._ends_s else None
+
+    @property
+    def running(self) -> bool:
+        self.log.write_text("word\n" * int(1 + min(self._clock[0], self._talks_s)))
+        return self.poll() is None
+
+    @property
+    def output(self) -> str:
+        return "error: the disk is full\nremedy: make room\n"
+
+
+def watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *plans: tuple[float, ...]
+) -> tuple[float, list[str]]:
+    """When the vector demo's wait ended, and what it said; the plans are those of `Acted`."""
+    clock = [0.0]
+    said: list[str] = []
+
+    def sleep(_: float) -> None:
+        clock[0] += 1
+
+    monkeypatch.setattr(demo_vector, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    sites = [
+        Acted(f"hosp-{number}", clock, tmp_path / f"{number}.log", *plan) for number, plan in enumerate(plans)
+    ]
+    play: Any = SimpleNamespace(processes=sites, root=tmp_path)
+    for each in sites:
+        each.log.touch()
+    try:
+        demo_vector._watch(play, sites, said.append)
+    except SecfedError as problem:
+        said.append(f"{type(problem).__name__}: {problem}")
+    return clock[0], said
+
+
+def test_a_vector_demo_waits_as_long_as_something_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an hour of a slow machine is no fault; every few seconds it is said who is waited for."""
+    ended, said = watched(tmp_path, monkeypatch, (1500, 1800), (0, 5))
+    assert ended == 1800
+    assert len(said) > 100
+    assert set(said[1:60]) == {"  ... waiting for hosp-0, for 300 s at most unless one goes on"}
+
+
+def test_a_vector_demo_that_stands_still_ends_and_says_for_whom_it_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, said = watched(tmp_path, monkeypatch, (100, 9999), (0, 5))
+    assert 390 < ended < 410
+    assert said[-1].startswith(
+        "NetworkError: waited for hosp-0, and no process has said anything new for 300 s"
+    )
+
+
+def test_a_vector_demo_ends_with_the_first_site_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, said = watched(tmp_path, monkeypatch, (0, 9999), (0, 5, 60))
+    assert (ended, said) == (5, ["StorageError: hosp-1: the disk is full"])
 
 
 def test_the_demo_names_a_missing_model_before_it_makes_keys(
