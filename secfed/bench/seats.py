@@ -110,7 +110,7 @@ _AGGREGATOR = _COMMON | {
     "key checks": ((agreement, "check_public"),),
     "Shamir": ((shamir.Weights, "__init__"), (shamir.Weights, "combine")),
     "masks": ((masking, "unmask"),),
-    "unpack and add": ((ring, "add_packed"),),
+    "unpack and add": ((ring, "sum_packed"), (ring, "add_packed")),
     "pack": ((ring, "pack"),),
     "spool": ((SpoolWriter, "write"), (SpoolWriter, "commit"), (Spool, "writer")),
 }

@@ -1,19 +1,22 @@
 """Vectors over Z/2^B: reduce, add, and pack to B bits a word.
 
 Words live in uint32 arrays and may be left unreduced there, since 2^B divides 2^32: additions
-and masks wrap harmlessly and one `reduce` at the end makes them canonical. On the wire a word
+and masks wrap harmlessly, and one `reduce` at the end, or packing, makes them canonical. On the wire a word
 takes exactly B bits, lowest bit first, word after word, and the last byte is filled with zeros.
 
 Packing goes by pairs and groups. Two words are joined into 2B bits; a group, eight words where
 they fill a lane of 64 bits, ends at a byte; and as the groups lie evenly spaced, one strided
 operation does the same lane, or the same pair, of all groups of a tile at once.
+
+Packed vectors are added as they are, lane by lane. Of the words in a lane every second is taken
+apart, so that each has its neighbour's bits to grow into; what grew there is cut off once, at the end.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +24,17 @@ from numpy.typing import NDArray
 
 from secfed.errors import PeerError
 
-__all__ = ["BITS_MAX", "add_into", "add_packed", "check_padding", "pack", "packed_bytes", "reduce", "unpack"]
+__all__ = [
+    "BITS_MAX",
+    "add_into",
+    "add_packed",
+    "check_padding",
+    "pack",
+    "packed_bytes",
+    "reduce",
+    "sum_packed",
+    "unpack",
+]
 
 BITS_MAX = 32
 """Widest word, bits: what a uint32 holds."""
@@ -33,9 +46,6 @@ _LANE_BITS = 64
 
 _TILE_WORDS = 1 << 16
 """Words worked on at once: 256 KiB, so that numpy's cost per call vanishes and the L2 cache holds them."""
-
-_LOW_WORD = np.uint64(0xFFFFFFFF)
-_HIGH_WORD = np.uint64(0xFFFFFFFF00000000)
 
 
 def reduce(words: NDArray[np.uint32], bits: int) -> None:
@@ -83,6 +93,34 @@ def add_packed(total: NDArray[np.uint32], data: bytes | bytearray | memoryview, 
         np.add(part, tile[: part.size], out=part)
 
 
+def sum_packed(vectors: Sequence[bytes | bytearray | memoryview], bits: int, count: int) -> memoryview:
+    """Add packed vectors modulo 2^B without unpacking them.
+
+    Args:
+        vectors: At most 2^B, each exactly `packed_bytes(count, bits)` bytes.
+        bits: B, 1 to 32.
+        count: d.
+
+    Returns:
+        Their sum, packed.
+
+    Raises:
+        PeerError: As `unpack`, for any of them.
+    """
+    digits = _digits(bits)
+    if len(vectors) > 1 << bits:
+        raise ValueError(f"{len(vectors)} vectors at once outgrow words of {bits} bits")
+    sources = [_checked(data, bits, count)[1] for data in vectors]
+    summed = np.empty(packed_bytes(count, bits), np.uint8)
+    scratch, octets = np.empty((4, digits.even.size), "<u8"), digits.even.nbytes
+    for start in range(0, summed.size, octets):
+        part = summed[start : start + octets]
+        lanes = -(-part.size * 8 // _LANE_BITS)
+        tiles = (_filled(source, start, 8 * lanes).view("<u8") for source in sources)
+        part[:] = _sum_lanes(tiles, digits, scratch[:, :lanes]).view(np.uint8)[: part.size]
+    return summed.data
+
+
 def packed_bytes(count: int, bits: int) -> int:
     """Bytes that `count` words of `bits` bits take."""
     return (count * bits + 7) // 8
@@ -105,28 +143,23 @@ def check_padding(last: int, bits: int, count: int) -> None:
 
 
 def pack(words: NDArray[np.uint32], bits: int) -> bytes:
-    """Write B bits a word; the inverse of `unpack`.
+    """Write each word's B bits, modulo 2^B; of words below 2^B the inverse of `unpack`.
 
     Args:
-        words: Shape (d,), each below 2^bits (`reduce` first).
+        words: Shape (d,).
         bits: B, 1 to 32.
 
     Returns:
         `packed_bytes(d, bits)` bytes. A slice that starts at a multiple of 8 words starts at a byte.
-
-    Raises:
-        ValueError: A word is 2^bits or more, and would spill into its neighbour.
     """
     if words.dtype != np.uint32 or words.ndim != 1:
         raise ValueError("only a vector of uint32 is packed")
-    layout, most = _layout(bits), _mask(bits)
+    layout = _layout(bits)
     scratch = np.empty((2, _TILE_WORDS // 2), np.uint64)
     file = _file_of(-(-words.size // layout.words) * layout.octets)
     packed = np.frombuffer(file.getbuffer(), np.uint8)
     for start, groups in _tiles(words.size, layout):
         tile = _filled(words, start, groups * layout.words).astype("<u4", copy=False)
-        if int(tile.max()) > most:
-            raise ValueError(f"a word does not fit {bits} bits")
         first = start * bits // 8
         _pack_groups(tile, layout, scratch, packed[first : first + groups * layout.octets])
     del packed
@@ -252,11 +285,12 @@ def _every(octets: NDArray[np.uint8], start: int, layout: _Layout) -> NDArray[np
 def _pack_groups(
     words: NDArray[np.uint32], layout: _Layout, scratch: NDArray[np.uint64], out: NDArray[np.uint8]
 ) -> None:
-    """Whole groups, each word below 2^B."""
+    """Whole groups; what a word has above B bits is left out."""
     pairs, joined, rest = words.view("<u8"), scratch[0, : words.size // 2], scratch[1, : words.size // 2]
-    np.bitwise_and(pairs, _HIGH_WORD, out=joined)
+    low = np.uint64(_mask(layout.bits))
+    np.bitwise_and(pairs, low << np.uint64(BITS_MAX), out=joined)
     np.right_shift(joined, np.uint64(BITS_MAX - layout.bits), out=joined)
-    np.bitwise_and(pairs, _LOW_WORD, out=rest)
+    np.bitwise_and(pairs, low, out=rest)
     np.bitwise_or(joined, rest, out=joined)
     columns = joined.reshape(-1, layout.words // 2).T
     lane, moved = rest[: columns.shape[1]], rest[columns.shape[1] : 2 * columns.shape[1]]
@@ -284,6 +318,63 @@ def _unpack_groups(
     np.left_shift(joined, np.uint64(BITS_MAX - layout.bits), out=joined)
     np.bitwise_and(joined, low << np.uint64(BITS_MAX), out=joined)
     np.bitwise_or(pairs, joined, out=pairs)
+
+
+# -- lanes that are added ----------------------------------------------------------------------
+
+
+class _Digits(NamedTuple):
+    """How words, or the parts of one that two lanes share, lie in each lane of a tile.
+
+    Attributes:
+        even: Bits of every second one, counted from the lowest.
+        shift: Where the lower part of a shared word begins; 64 where none is shared.
+        cut: Bits of that part.
+    """
+
+    even: NDArray[np.uint64]
+    shift: NDArray[np.uint64]
+    cut: NDArray[np.uint64]
+
+
+@functools.cache
+def _digits(bits: int) -> _Digits:
+    """Of a tile, for this width; it repeats after B lanes, which hold 64 words."""
+    _mask(bits)
+    even, cut = [], []
+    for begin in range(0, bits * _LANE_BITS, _LANE_BITS):
+        words = [(begin + bit) // bits for bit in range(_LANE_BITS)]
+        even.append(sum(1 << bit for bit, word in enumerate(words) if (word - words[0]) % 2 == 0))
+        cut.append((begin + _LANE_BITS) % bits)
+    columns = np.array([even, [_LANE_BITS - each for each in cut], cut], "<u8")
+    return _Digits(*np.tile(columns, _TILE_WORDS // _LANE_BITS))
+
+
+def _sum_lanes(
+    vectors: Iterable[NDArray[np.uint64]], digits: _Digits, scratch: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """Add lanes of packed words; what ends up in `scratch` is packed again.
+
+    Between two even digits lies a whole word, and between two odd ones too, so up to 2^B of them
+    are added before one reaches the other. Above a lane only the lower part of a shared word may
+    not be lost: it is summed once more, at the bottom of lanes of its own.
+    """
+    whole, even, shared, taken = scratch
+    scratch[:3] = 0
+    size = whole.size
+    for lanes in vectors:
+        np.add(whole, lanes, out=whole)
+        np.bitwise_and(lanes, digits.even[:size], out=taken)
+        np.add(even, taken, out=even)
+        np.right_shift(lanes, digits.shift[:size], out=taken)
+        np.add(shared, taken, out=shared)
+    odd = np.subtract(whole, even, out=whole)
+    carries = np.right_shift(shared, digits.cut[:size], out=shared)
+    np.add(even[1:], carries[:-1], out=even[1:])  # the lowest digit of a lane is even
+    np.bitwise_and(even, digits.even[:size], out=even)
+    np.bitwise_and(odd, ~digits.even[:size], out=odd)
+    packed: NDArray[np.uint64] = np.bitwise_or(even, odd, out=even)
+    return packed
 
 
 # -- checks and buffers ------------------------------------------------------------------------

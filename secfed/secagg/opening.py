@@ -11,8 +11,13 @@ Source: Shamir 1979 (doi:10.1145/359168.359176); Bonawitz et al. 2017, round 4.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from io import BufferedIOBase
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +34,12 @@ from secfed.secagg.manifest import Manifest
 from secfed.secagg.messages import SelfMaskShare, ShareAnswers
 
 __all__ = ["OpenedMasks", "RingSum", "Shares", "add_up", "open_sum"]
+
+_TILE_WORDS = 1 << 16
+"""Words of an upload worked on at once; as with any multiple of 8, a tile ends at a byte."""
+
+_TOGETHER = 8
+"""Uploads read side by side: their tiles are added packed, and only what they sum up to is unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +180,37 @@ def add_up(
 ) -> RingSum:
     """Add the survivors' stored vectors and take off what masks are left.
 
+    Uploads are read, hashed and added in tiles, several side by side, so that memory holds one vector.
+
+    Args:
+        threads: How many uploads are added, and segments unmasked, at once; the sum is the same.
+
     Raises:
         LostUploadError: An upload is not the one that was acknowledged.
     """
     length, bits = manifest.length, manifest.word_bits
-    total = np.zeros(length, dtype=np.uint32)
-    for member in frozen.survivors:
-        site = manifest.cohort[member]
-        ring.add_packed(total, _stored(site, h, frozen, member, uploads), bits)
+    total, adding = np.zeros(length, dtype=np.uint32), [Lock() for _ in range(0, length, _TILE_WORDS)]
+
+    def add(members: Sequence[MemberIndex]) -> None:
+        with ExitStack() as files:
+            found = [(member, files.enter_context(uploads.open(h, member))) for member in members]
+            tiles = [_tiles(file, length, bits, partial(check, member)) for member, file in found]
+            for number, packed in enumerate(zip(*tiles, strict=True)):
+                part = total[number * _TILE_WORDS : (number + 1) * _TILE_WORDS]
+                summed = ring.sum_packed(packed, bits, part.size)
+                with adding[number]:  # other uploads' same tile may be at hand
+                    ring.add_packed(part, summed, bits)
+
+    def check(member: MemberIndex, sha256: bytes) -> None:
+        if not derive.same(derive.vector_digest(h, member, sha256), frozen.vectors[member]):
+            site = manifest.cohort[member]
+            raise LostUploadError(f"the stored upload of {site} is not the one that was acknowledged")
+
+    size = max(1, min(_TOGETHER, -(-len(frozen.survivors) // threads)))
+    groups = [frozen.survivors[first : first + size] for first in range(0, len(frozen.survivors), size)]
+    with ThreadPoolExecutor(threads, thread_name_prefix="secfed-add") as pool:
+        for _ in pool.map(add, groups):
+            pass
     masking.unmask(
         total, self_seeds=opened.self_seeds, dropped_edges=opened.dropped_edges, bits=bits, threads=threads
     )
@@ -185,10 +219,21 @@ def add_up(
     return RingSum(total, frozen.survivors, sum_digest, closing)
 
 
-def _stored(site: ClientId, h: Digest, frozen: Frozen, member: MemberIndex, uploads: Uploads) -> bytes:
-    """A survivor's upload, compared once more with its signed digest: disks and restarts lie between."""
-    packed = uploads.read(h, member)
-    vector = derive.vector_digest(h, member, hashlib.sha256(packed).digest())
-    if not derive.same(vector, frozen.vectors[member]):
-        raise LostUploadError(f"the stored upload of {site} is not the one that was acknowledged")
-    return packed
+def _tiles(
+    file: BufferedIOBase, length: int, bits: int, check: Callable[[bytes], None]
+) -> Iterator[memoryview]:
+    """The packed words of each tile of an upload, in one buffer that is used again.
+
+    Disks and restarts lie between its acknowledgement and now: `check` is given the SHA-256 of all that
+    was read, before the last tile is handed out. Until then nobody knows what the others were.
+    """
+    hashed, buffer = hashlib.sha256(), memoryview(bytearray(ring.packed_bytes(_TILE_WORDS, bits)))
+    for start in range(0, length, _TILE_WORDS):
+        left = length - start
+        packed = buffer[: ring.packed_bytes(min(left, _TILE_WORDS), bits)]
+        read = file.readinto(packed)
+        hashed.update(packed[:read])
+        if left <= _TILE_WORDS:
+            hashed.update(file.read(1))  # what is longer than it was is another one too
+            check(hashed.digest())
+        yield packed

@@ -98,10 +98,13 @@ def test_a_bit_after_the_last_word_is_refused() -> None:
             ring.unpack(packed[:-1] + bytes([packed[-1] | 1 << bit]), 20, 9)
 
 
-def test_a_word_that_does_not_fit_is_refused() -> None:
-    """Packed, it would run into its neighbour."""
-    with pytest.raises(ValueError, match="does not fit"):
-        ring.pack(np.array([0, 1 << 20], np.uint32), 20)
+@pytest.mark.parametrize("bits", range(1, 33))
+def test_what_a_word_has_above_its_width_is_left_out(bits: int) -> None:
+    """Nothing runs into a neighbour: packing a masked vector is packing it reduced."""
+    words = random_words(300, 32)
+    reduced = words.copy()
+    ring.reduce(reduced, bits)
+    assert ring.pack(words, bits) == by_big_integer(reduced, bits)
 
 
 @pytest.mark.parametrize("bits", [0, -1, 33])
@@ -151,6 +154,45 @@ def test_a_packed_vector_that_is_refused_leaves_the_sum_alone() -> None:
         with pytest.raises(PeerError):
             ring.add_packed(total, wrong, 20)
     assert np.array_equal(total, before)
+
+
+def packed_sum(vectors: Any, bits: int) -> bytes:
+    """Of rows, each packed."""
+    return bytes(ring.sum_packed([ring.pack(row, bits) for row in vectors], bits, vectors.shape[1]))
+
+
+@pytest.mark.parametrize("bits", range(1, 33))
+def test_packed_vectors_add_up_to_their_packed_sum(bits: int) -> None:
+    """Random words; from the 30th on, two of three are the largest, which carry most."""
+    members = min(7, 1 << bits)
+    for count in (0, 1, 7, 64, 65, 333, (1 << 16) + 11):
+        vectors = random_words(members * count, bits, seed=count).reshape(members, count)
+        vectors[:, 30::3] = vectors[:, 31::3] = (1 << bits) - 1
+        assert packed_sum(vectors, bits) == ring.pack(np.add.reduce(vectors, axis=0, dtype=np.uint32), bits)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 5, 7, 8, 9])
+def test_as_many_packed_vectors_as_a_width_bears(bits: int) -> None:
+    """All words the largest, 2^B times: no sum can be larger. One more vector is refused."""
+    packed = [ring.pack(np.full(200, (1 << bits) - 1, np.uint32), bits)] * (1 << bits)
+    assert not any(ring.sum_packed(packed, bits, 200))
+    with pytest.raises(ValueError, match="outgrow words"):
+        ring.sum_packed([*packed, packed[0]], bits, 200)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 32), st.integers(1, 150), st.integers(0, 8), st.integers(0, 1000))
+def test_a_packed_sum_is_that_of_big_integers(bits: int, count: int, members: int, seed: int) -> None:
+    vectors = random_words(members * count, bits, seed).reshape(members, count)
+    sums = [sum(map(int, column)) % (1 << bits) for column in vectors.T]
+    assert packed_sum(vectors, bits) == by_big_integer(sums, bits)
+
+
+def test_packed_vectors_are_checked_before_they_are_added() -> None:
+    packed = ring.pack(random_words(9, 20), 20)
+    for wrong in (packed[:-1], packed + b"\0", packed[:-1] + b"\xff"):
+        with pytest.raises(PeerError):
+            ring.sum_packed([packed, wrong], 20, 9)
 
 
 def test_nothing_is_broadcast() -> None:

@@ -47,6 +47,9 @@ _SKEW_S = 100 * 86_400
 _CHANGES, _BY_HAND = 0.02, 0.004
 """Probabilities of a new roster, and of one that comes by hand, in a step."""
 
+_LATELY = 60
+"""Lines of the trace that tell what keeps a federation from going on."""
+
 _STEPS = 60
 """Durable effects that a node has in a job, roughly."""
 
@@ -189,10 +192,15 @@ class Simulation:
     def _is_stranded(self, job: JobState) -> bool:
         """Whether the owner left a job nobody to go on with: progress is not promised then.
 
-        Vectors went out beside keys that count no longer, or A is too large for those who are left.
+        Vectors went out beside keys that count no longer, or A is too large for those who are left. An
+        aggregator that was restarted since does not know of the vectors, and hears it in each attempt anew.
         """
         told = ("beside the same ones", "cannot defend themselves")
-        return self.changing and any(words in job.waiting_for for words in told)
+        refused = "vector left in attempt"
+        return self.changing and (
+            any(words in job.waiting_for for words in told)
+            or any(refused in line for line in self.trace[-_LATELY:])
+        )
 
     def _over(self) -> bool:
         """Whether the job has ended; what is paused goes on once it is calm."""
