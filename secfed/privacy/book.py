@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from secfed.errors import LedgerError
-from secfed.ids import Digest, JobId
+from secfed.ids import JobId
 from secfed.privacy import events
 from secfed.privacy.entries import LedgerEntry, Opening, Reserved, Sent, Voided
 from secfed.privacy.events import Event, NonPrivate
@@ -34,10 +34,6 @@ class Charge:
     reserved: Reserved
     sent: tuple[Sent, ...] = ()
     voided: Voided | None = None
-
-    def contribution(self, sum_index: int) -> Digest | None:
-        """Which contribution was sent for a sum, if any."""
-        return next((sent.contribution for sent in self.sent if sent.sum_index == sum_index), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +74,13 @@ class Book:
             case Reserved(event=event):
                 _fits(self.opening, event)
             case Sent():
-                charge = self._charge(entry)
-                contribution = charge.contribution(entry.sum_index)
-                if contribution not in (None, entry.contribution):
-                    raise LedgerError("another contribution was already sent under this reservation")
-                if any((s.sum_index, s.attempt) == (entry.sum_index, entry.attempt) for s in charge.sent):
-                    raise LedgerError("this attempt was already marked as sent")
+                for sent in self._charge(entry).sent:
+                    if sent.sum_index != entry.sum_index:
+                        continue
+                    if sent.contribution != entry.contribution:
+                        raise LedgerError("another contribution was already sent under this reservation")
+                    if sent.attempt == entry.attempt:
+                        raise LedgerError("this attempt was already marked as sent")
             case Voided():
                 if self._charge(entry).sent:
                     raise LedgerError("a reservation under which something was sent cannot be voided")

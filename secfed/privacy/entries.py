@@ -41,7 +41,7 @@ Body: TypeAlias = Mapping[str, Json]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
-_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _ROUND_MAX = 10**6
 _NUMBER_MAX = 2**63 - 1
 _COLUMN_MAX = 1000
@@ -261,113 +261,128 @@ def write_body(entry: LedgerEntry) -> Body:
             }
 
 
+_WHOLE, _TEXT = (int,), (str,)
+
+_FORMS: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
+    "open": {
+        "type": _TEXT,
+        "ledger": _TEXT,
+        "site": _TEXT,
+        "unit": _TEXT,
+        "records_per_unit": _WHOLE,
+        "relation": _TEXT,
+        "unit_column": (str, NoneType),
+        "budget": (dict, NoneType),
+        "filter_orders": (list,),
+        "at": _TEXT,
+    },
+    "reserve": {
+        "type": _TEXT, "job": _TEXT, "round": _WHOLE, "event": (dict,), "plan": _TEXT, "at": _TEXT,
+    },
+    "sent": {
+        "type": _TEXT,
+        "reservation": _WHOLE,
+        "job": _TEXT,
+        "round": _WHOLE,
+        "sum": _WHOLE,
+        "attempt": _WHOLE,
+        "contribution": _TEXT,
+        "at": _TEXT,
+    },
+    "void": {
+        "type": _TEXT, "reservation": _WHOLE, "job": _TEXT, "round": _WHOLE, "reason": _TEXT, "at": _TEXT,
+    },
+    HANDOVER_TYPE: {"type": _TEXT, "old": _TEXT, "new": _TEXT, "accepted": _TEXT, "at": _TEXT},
+}  # fmt: skip
+"""Every field of every entry, with the types that `jsontext.parse` may give it; a truth value is no int."""
+
+_BUDGET: Final[Mapping[str, tuple[type, ...]]] = {"epsilon": _TEXT, "delta": _TEXT, "public_n": _WHOLE}
+
+
 def read_body(body: Body) -> LedgerEntry:
     """Read an entry strictly.
+
+    Args:
+        body: As `jsontext.parse` gives it.
 
     Raises:
         LedgerError: An unknown entry, a missing or unknown field, a wrong type or range.
     """
-    entry: LedgerEntry
-    fields = _Fields(body)
-    match fields.text("type"):
+    kind = body.get("type")
+    form = _FORMS.get(kind) if isinstance(kind, str) else None
+    if form is None:
+        raise LedgerError(f"unknown ledger entry {kind!r}")
+    fields = _checked(body, form)
+    match kind:
         case "open":
-            orders = fields.take("filter_orders", list)
-            entry = Opening(
-                ledger=fields.text("ledger"),
-                site=ClientId(fields.text("site")),
-                unit=cast(Unit, fields.text("unit")),
-                records_per_unit=fields.whole("records_per_unit"),
-                relation=cast(Relation, fields.text("relation")),
-                unit_column=cast("str | None", fields.take("unit_column", str, NoneType)),
-                budget=_read_budget(fields.take("budget", Mapping, NoneType)),
-                filter_orders=tuple(orders),
-                at=fields.text("at"),
+            return Opening(
+                ledger=fields["ledger"],
+                site=ClientId(fields["site"]),
+                unit=fields["unit"],
+                records_per_unit=fields["records_per_unit"],
+                relation=fields["relation"],
+                unit_column=fields["unit_column"],
+                budget=_read_budget(fields["budget"]),
+                filter_orders=tuple(fields["filter_orders"]),
+                at=fields["at"],
             )
         case "reserve":
-            entry = Reserved(
-                job=JobId(fields.text("job")),
-                round=fields.whole("round"),
-                event=events.from_json(fields.take("event", Mapping)),
-                plan=fields.digest("plan"),
-                at=fields.text("at"),
+            return Reserved(
+                job=JobId(fields["job"]),
+                round=fields["round"],
+                event=events.from_json(fields["event"]),
+                plan=_digest("plan", fields["plan"]),
+                at=fields["at"],
             )
         case "sent":
-            entry = Sent(
-                reservation=fields.whole("reservation"),
-                job=JobId(fields.text("job")),
-                round=fields.whole("round"),
-                sum_index=fields.whole("sum"),
-                attempt=fields.whole("attempt"),
-                contribution=fields.digest("contribution"),
-                at=fields.text("at"),
+            return Sent(
+                reservation=fields["reservation"],
+                job=JobId(fields["job"]),
+                round=fields["round"],
+                sum_index=fields["sum"],
+                attempt=fields["attempt"],
+                contribution=_digest("contribution", fields["contribution"]),
+                at=fields["at"],
             )
         case "void":
-            entry = Voided(
-                reservation=fields.whole("reservation"),
-                job=JobId(fields.text("job")),
-                round=fields.whole("round"),
-                reason=fields.text("reason"),
-                at=fields.text("at"),
+            return Voided(
+                reservation=fields["reservation"],
+                job=JobId(fields["job"]),
+                round=fields["round"],
+                reason=fields["reason"],
+                at=fields["at"],
             )
-        case "handover":
-            entry = Handover(
-                old=fields.text("old"),
-                new=fields.text("new"),
-                accepted=fields.text("accepted"),
-                at=fields.text("at"),
+        case _:
+            return Handover(
+                old=fields["old"], new=fields["new"], accepted=fields["accepted"], at=fields["at"]
             )
-        case unknown:
-            raise LedgerError(f"unknown ledger entry {unknown!r}")
-    fields.finish()
-    return entry
 
 
 def _read_budget(terms: Body | None) -> Budget | None:
     if terms is None:
         return None
-    fields = _Fields(terms)
-    budget = Budget(fields.text("epsilon"), fields.text("delta"), fields.whole("public_n"))
-    fields.finish()
-    return budget
+    fields = _checked(terms, _BUDGET)
+    return Budget(fields["epsilon"], fields["delta"], fields["public_n"])
 
 
-class _Fields:
-    """Takes a body's fields by name and type, and knows which are left over."""
-
-    __slots__ = ("_left",)
-
-    def __init__(self, body: Body) -> None:
-        self._left = dict(body)
-
-    def take(self, name: str, *types: type) -> Any:
-        """The field's value, if it has one of the types; a truth value is no whole number."""
-        value = self._left.pop(name, _MISSING)
-        if type(value) is bool or not isinstance(value, types):
+def _checked(body: Body, form: Mapping[str, tuple[type, ...]]) -> Mapping[str, Any]:
+    """The body itself, once it has all fields of a form, each of its type, and no others."""
+    for name, types in form.items():
+        if type(body.get(name, _MISSING)) not in types:
             raise LedgerError(f"field {name!r} is missing or of a wrong type")
-        return value
-
-    def text(self, name: str) -> str:
-        """A text field."""
-        return cast(str, self.take(name, str))
-
-    def whole(self, name: str) -> int:
-        """An integer field; its range is the entry's business."""
-        return cast(int, self.take(name, int))
-
-    def digest(self, name: str) -> Digest:
-        """32 bytes in lower-case hexadecimal."""
-        text = self.text(name)
-        _matches(name, text, _HEX)
-        return Digest(bytes.fromhex(text))
-
-    def finish(self) -> None:
-        """Refuse fields that nobody took."""
-        if self._left:
-            raise LedgerError(f"unknown fields: {', '.join(sorted(self._left))}")
+    if len(body) != len(form):
+        raise LedgerError(f"unknown fields: {', '.join(sorted(body.keys() - form.keys()))}")
+    return body
 
 
 _MISSING: Final = object()
 """What no JSON holds, null included."""
+
+
+def _digest(name: str, text: str) -> Digest:
+    """32 bytes in lower-case hexadecimal."""
+    _matches(name, text, _HEX)
+    return Digest(bytes.fromhex(text))
 
 
 def _matches(name: str, value: str, pattern: re.Pattern[str]) -> None:

@@ -1,8 +1,6 @@
-"""Epsilon at delta of a privacy loss distribution, for as many deltas as are asked.
+"""Epsilon at delta of a discrete privacy loss, for as many deltas as are asked.
 
-dp_accounting walks down the losses anew for every delta, one by one in Python. Here the divergence at
-every loss is worked out once, from running sums, and each delta is looked up in it. The figures are
-dp_accounting's to 1e-9.
+The divergence at every loss is worked out once, from running sums, and each delta is looked up in it.
 
 Source: Doroshenko et al. 2022, arXiv:2207.04380 (the hockey-stick divergence of a discrete loss).
 """
@@ -10,60 +8,53 @@ Source: Doroshenko et al. 2022, arXiv:2207.04380 (the hockey-stick divergence of
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["HockeyStick"]
 
 
 class HockeyStick:
-    """A privacy loss distribution as its divergences.
-
-    Args:
-        distribution: dp_accounting's; its fields are read, because no method gives its masses.
-    """
-
-    def __init__(self, distribution: Any) -> None:
-        directions = [distribution._pmf_remove]
-        if not distribution._symmetric:
-            directions.append(distribution._pmf_add)
-        self._directions = [_Direction(direction.to_dense_pmf()) for direction in directions]
-
-    def epsilon(self, delta: float) -> float:
-        """The smallest epsilon at which no direction's divergence exceeds `delta`; may be infinite."""
-        return max(direction.epsilon(delta) for direction in self._directions)
-
-
-class _Direction:
-    """One of the two orders of a pair of data sets.
+    """A privacy loss in one direction, as its divergences.
 
     Of losses l above 0, in falling order, are kept: the mass of all above l under the first data set
     (`upper`, an infinite loss included) and under the second (`lower`), and the divergence at l, which is
-    upper - exp(l) lower and grows from loss to loss.
+    upper - exp(l) lower and grows from loss to loss. As the masses are not negative, their running sums are
+    right to some 1e-16 times their number, relative to the sum, however small it is.
+
+    Args:
+        losses: All above 0 that may decide, rising.
+        masses: Of each, not negative.
+        infinite: Mass of an infinite loss.
+        least: No epsilon below this is given: losses below it are not among those above.
     """
 
-    def __init__(self, dense: Any) -> None:
-        masses = np.asarray(dense._probs, dtype=np.float64)
-        losses = (dense._lower_loss + np.arange(len(masses))) * dense._discretization
-        first = int(np.searchsorted(losses, 0.0, side="right"))  # below 0 nothing decides an epsilon
-        self._losses, masses = losses[first:][::-1], masses[first:][::-1]
-        self._infinite = float(dense._infinity_mass)
-        self._upper = np.concatenate(([self._infinite], self._infinite + np.cumsum(masses)))
+    def __init__(
+        self,
+        losses: NDArray[np.float64],
+        masses: NDArray[np.float64],
+        *,
+        infinite: float = 0.0,
+        least: float = 0.0,
+    ) -> None:
+        self._losses, masses = losses[::-1], masses[::-1]
+        self._infinite, self._least = infinite, least
+        self._upper = np.concatenate(([infinite], infinite + np.cumsum(masses)))
         self._lower = np.concatenate(([0.0], np.cumsum(masses * np.exp(-self._losses))))
-        with np.errstate(divide="ignore", invalid="ignore"):  # no mass yet, or convolution's dust below 0
+        with np.errstate(divide="ignore"):  # no mass yet
             scaled = np.exp(self._losses + np.log(self._lower[:-1]))
         self._divergence = self._upper[:-1] - scaled
 
     def epsilon(self, delta: float) -> float:
-        """The smallest epsilon at which the divergence is at most `delta`."""
+        """The smallest epsilon at which the divergence is at most `delta`; may be infinite."""
         if self._infinite > delta:
             return math.inf
         exceeded = self._divergence > delta
         place = int(np.argmax(exceeded)) if exceeded.any() else len(exceeded)
         upper, lower = float(self._upper[place]), float(self._lower[place])
         if upper <= delta + lower:
-            return 0.0
+            return self._least
         if lower == 0:
             return float(self._losses[place - 1])
-        return max(0.0, math.log((upper - delta) / lower))
+        return max(self._least, math.log((upper - delta) / lower))

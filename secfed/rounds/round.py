@@ -344,9 +344,7 @@ class OpenRound:
     def _never_back(self) -> str:
         """Whose key of an earlier attempt counts no more, and what is left to do about it."""
         keys = self._house.clients()
-        gone = {
-            site for past in self._masked for site, key in past.members.items() if keys.get(site) != key
-        }
+        gone = {site for past in self._masked for site, key in past.members.items() if keys.get(site) != key}
         return f"{_sites('gone for good (revoked, or under another key since)', sorted(gone))}; stop the job"
 
     def _here(self, now: float) -> set[ClientId]:

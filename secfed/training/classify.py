@@ -94,11 +94,11 @@ class Classification:
         target = self._indices.get(str(row["label"]), IGNORED)
         return Example(tuple(tokens), (target,), cut=len(full) - len(tokens))
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """input_ids and attention_mask, shape (records, longest); targets, shape (records,)."""
+    def collate(self, examples: Sequence[Example], width: int | None = None) -> dict[str, Tensor]:
+        """input_ids and attention_mask, shape (records, tokens); targets, shape (records,)."""
         return {
-            "input_ids": pad([example.tokens for example in examples], self._tokenizer.pad_token_id),
-            "attention_mask": pad([[1] * len(example.tokens) for example in examples], 0),
+            "input_ids": pad([example.tokens for example in examples], self._tokenizer.pad_token_id, width),
+            "attention_mask": pad([[1] * len(example.tokens) for example in examples], 0, width),
             "targets": torch.tensor([example.targets[0] for example in examples]),
         }
 

@@ -170,8 +170,8 @@ class TrainingContributor:
             precision=site.precision,
             helpers=self._team,
         )
-        if self._team is not None and plan.dp is not None:
-            self._team.prepare(train, plan.dp, trainer.model.device)
+        if self._team is not None and plan.dp is not None and trainer.ladder is not None:
+            self._team.prepare(train, plan.dp, trainer.model.device, trainer.ladder)
         self._ready = plan, trainer
         return trainer
 

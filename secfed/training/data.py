@@ -229,12 +229,17 @@ def _sequences(example: Example) -> tuple[Example, ...]:
 
 
 def _refuse_columns(path: Path, wanted: Sequence[str], content: Mapping[str, Any]) -> None:
-    """Refuse a file that lacks one of these columns."""
-    for column in wanted:
-        if column not in content:
-            near = difflib.get_close_matches(column, content, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(content)}"
-            raise DataError(f"{path}: no column {column!r}{meant}")
+    """Refuse a file that lacks some of these columns; all of them are named."""
+    lacking = [column for column in dict.fromkeys(wanted) if column not in content]
+    near = {column: difflib.get_close_matches(column, content, n=1) for column in lacking}
+    if len(lacking) == 1:
+        (column,) = lacking
+        meant = f"; did you mean {near[column][0]!r}?" if near[column] else f"; it has {', '.join(content)}"
+        raise DataError(f"{path}: no column {column!r}{meant}")
+    if lacking:
+        meant_by = {column: f" (did you mean {near[column][0]!r}?)" for column in lacking if near[column]}
+        named = ", ".join(f"{column!r}{meant_by.get(column, '')}" for column in lacking)
+        raise DataError(f"{path}: no columns {named}; it has {', '.join(content)}")
 
 
 def _refuse_cells(path: Path, column: str, faults: Faults) -> None:

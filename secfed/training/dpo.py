@@ -57,12 +57,13 @@ class Pairs:
         except UnlearnableError:
             return Example(NOTHING.tokens, NOTHING.targets, cut=0, rejected=NOTHING)
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def collate(self, examples: Sequence[Example], width: int | None = None) -> dict[str, Tensor]:
         """What `responses.collate` makes and the reference's numbers, of both responses of every pair."""
         batch: dict[str, Tensor] = {}
         rejected = [example.rejected or NOTHING for example in examples]
         for prefix, side in ((_CHOSEN, examples), (_REJECTED, rejected)):
-            parts = collate(side, self._padding) | {"numbers": self._reference.numbers(side)}
+            numbers = self._reference.numbers(side, width)
+            parts = collate(side, self._padding, width) | {"numbers": numbers}
             batch |= {prefix + name: part for name, part in parts.items()}
         return batch
 

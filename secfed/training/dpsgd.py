@@ -34,10 +34,10 @@ from torch import Tensor, nn
 
 from secfed.training.adapter import AdapterModel
 from secfed.training.lora_gradients import OtherLayers, per_record
-from secfed.training.pieces import MicroBatch, micro_batches
+from secfed.training.pieces import Ladder, MicroBatch, micro_batches, pieces
 from secfed.training.point import SHARE, ReferencePoint, point_gradients
 from secfed.training.random import PoissonSampler, Stream, gaussian, snap
-from secfed.training.task import Example, Task
+from secfed.training.task import NOTHING, Example, Task
 
 __all__ = [
     "ROUNDING_MARGIN",
@@ -48,6 +48,7 @@ __all__ = [
     "accumulate",
     "micro_batches",
     "per_record_gradients",
+    "run_piece",
     "train",
 ]
 
@@ -235,9 +236,9 @@ class SecretNoiseOptimizer(ClippingOptimizer):
 def _samples(parameter: Any, piece: MicroBatch) -> Tensor:
     """The gradients of a piece's records by one array, where Opacus puts them; shape (records, ...)."""
     samples = parameter.grad_sample
-    if not isinstance(samples, Tensor) or len(samples) != len(piece.records):
+    if not isinstance(samples, Tensor) or len(samples) != piece.rows:
         raise RuntimeError("a trained layer gave no gradient a record; nothing was sent")
-    return samples
+    return samples[: len(piece.records)]
 
 
 @contextmanager
@@ -259,27 +260,37 @@ def accumulate(
     examples: Sequence[Example],
     units: Sequence[Sequence[int]],
     optimizer: ClippingOptimizer,
-    micro_batch: int,
+    micro_batch: int | Ladder,
 ) -> None:
     """Add the clipped gradients of a logical batch, micro-batch by micro-batch.
 
-    Units go by length, and so do the records of each, so that little is padded; the sum depends
-    neither on their order nor on where it is cut.
+    What a unit adds follows from the unit alone; where the batch is cut, and in which order it comes,
+    changes no more than the last bits of the sum in float64.
+
+    Args:
+        micro_batch: Which shapes the pieces have; a number stands for a ladder of pieces of so many
+            records, every length shared.
     """
+    ladder = micro_batch if isinstance(micro_batch, Ladder) else Ladder(micro_batch)
     lengths = [_tokens(example) for example in examples]
     by_length = [sorted(unit, key=lengths.__getitem__) for unit in units]
-    by_length.sort(key=lambda unit: lengths[unit[-1]])
-    for piece in micro_batches(by_length, lengths, micro_batch):
-        batch = task.collate([examples[record] for record in piece.records])
-        losses = task.losses(model.module, {name: part.to(model.device) for name, part in batch.items()})
-        torch.autograd.backward(losses.sum())
+    for piece in pieces(by_length, lengths, ladder):
+        run_piece(model, task, [examples[record] for record in piece.records], piece)
         optimizer.clip_and_accumulate(piece)
 
 
+def run_piece(model: AdapterModel, task: Task, records: Sequence[Example], piece: MicroBatch) -> None:
+    """Forward and backward through one piece; each record's gradients lie where Opacus puts them."""
+    width = None if piece.shape is None else piece.shape[1]
+    batch = task.collate([*records, *[NOTHING] * (piece.rows - len(records))], width)
+    losses = task.losses(model.module, {name: part.to(model.device) for name, part in batch.items()})
+    torch.autograd.backward(losses.sum())
+
+
 def _tokens(example: Example) -> int:
-    """Tokens of a record, of both its responses if it is a pair, and of what stands beside it."""
-    others = (each for each in (example.rejected, example.beside) if each is not None)
-    return len(example.tokens) + sum(len(each.tokens) for each in others)
+    """Tokens of a record: of the longest sequence, if it is a pair or has another beside it."""
+    parts = (each for each in (example, example.rejected, example.beside) if each is not None)
+    return max(len(each.tokens) for each in parts)
 
 
 class Helpers(Protocol):
@@ -307,7 +318,7 @@ def train(
     sampler: PoissonSampler,
     optimizer: SecretNoiseOptimizer,
     steps: int,
-    micro_batch: int,
+    micro_batch: int | Ladder,
     on_step: Callable[[int], None],
     helpers: Helpers | None = None,
 ) -> None:

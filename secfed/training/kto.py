@@ -70,14 +70,14 @@ class Thumbs:
         except UnlearnableError:
             return NOTHING
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def collate(self, examples: Sequence[Example], width: int | None = None) -> dict[str, Tensor]:
         """What `responses.collate` makes; numbers of the reference, and desirable, shape (records,).
 
         Under `kl = "ride-along"` also the first two of every prompt with a public completion.
         """
-        batch = self._sequences(examples)
+        batch = self._sequences(examples, width)
         if self._beside:
-            beside = self._sequences([example.beside or NOTHING for example in examples])
+            beside = self._sequences([example.beside or NOTHING for example in examples], width)
             batch |= {_BESIDE + name: part for name, part in beside.items()}
         return batch | {"desirable": torch.tensor([example.desirable for example in examples])}
 
@@ -115,9 +115,10 @@ class Thumbs:
         signs = torch.sign(self._gain(module, batch)) * torch.where(batch["desirable"], 1.0, -1.0)
         return float((signs + 1).sum() / 2), len(signs)
 
-    def _sequences(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def _sequences(self, examples: Sequence[Example], width: int | None) -> dict[str, Tensor]:
         """A batch, and the numbers of its sequences for the reference."""
-        return collate(examples, self._padding) | {"numbers": self._reference.numbers(examples)}
+        numbers = self._reference.numbers(examples, width)
+        return collate(examples, self._padding, width) | {"numbers": numbers}
 
     def _gain(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """rho: log-likelihood less the reference's, in nats, shape (records,)."""

@@ -1,14 +1,35 @@
-"""A logical batch in pieces that fit in memory and pad little; which pieces changes no sum.
+"""A logical batch in pieces that fit in memory, cut so that no unit can feel which others were drawn.
 
-A unit's records may fall into several pieces: it is complete where its last one stands.
+How a product is rounded follows its shape. A made-up adapter can turn rounding into any difference, so
+the shapes that a unit's gradient is computed in must follow from that unit alone:
+
+- A unit of one record shares pieces with others. Its record is padded to the next of `RUNGS` tokens, by
+  its own length; a piece has as many rows as one of `COUNTS`, empty ones filled with made-up rows whose
+  gradients are left out. Which count and which place has to make no difference, to the bit: `probe`
+  looks before each job, and a length for which it does is in `alone` and goes through by itself.
+- A unit of several records has pieces of its own, cut by its own lengths. It may need several: it is
+  complete where its last record stands.
+
+A shared piece holds at least one padded row: where no row is padded, models take other ways.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-__all__ = ["MicroBatch", "micro_batches"]
+__all__ = ["COUNTS", "MOST_TOKENS", "RUNGS", "Ladder", "MicroBatch", "micro_batches", "pieces"]
+
+RUNGS: Final = (8, 16, 24, 32, 48, 64, 96, 128)
+"""Tokens that records in shared pieces are padded to; a longer one fills a piece by itself."""
+
+COUNTS: Final = (16, 8, 4)
+"""Rows of shared pieces. Of 3 and less, libraries compute products in other ways."""
+
+MOST_TOKENS: Final = 512
+"""Most tokens of a piece of several rows."""
 
 _PIECE_TOKENS = 32
 """What one more micro-batch costs beside its tokens, in tokens: calls of layers, hooks, clipping."""
@@ -23,16 +44,86 @@ class MicroBatch:
         slots: For every record, the number of its unit within this piece.
         shares: For every record, one over the number of records of its unit.
         complete: How many of the piece's units end here; at most one goes on in the next piece.
+        shape: Rows and tokens to fill up to; None where all is one unit's, and its own lengths decide.
     """
 
     records: tuple[int, ...] = field(repr=False)
     slots: tuple[int, ...] = field(repr=False)
     shares: tuple[float, ...] = field(repr=False)
     complete: int
+    shape: tuple[int, int] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that go through the model, made-up ones included."""
+        return len(self.records) if self.shape is None else self.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Which shapes the pieces of a job have: a function of public things alone.
+
+    Attributes:
+        size: Most records of a piece.
+        longest: Tokens that no record exceeds, and no piece; None if the model takes any length.
+        alone: Rungs whose records go through the model one at a time.
+    """
+
+    size: int
+    longest: int | None = None
+    alone: frozenset[int] = frozenset()
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Tokens of shared pieces, if the probe finds nothing."""
+        if self.longest is None:
+            return tuple(rung for rung in RUNGS if self.counts(rung))
+        below = [rung for rung in RUNGS if rung < self.longest]
+        top = [self.longest] if self.longest <= RUNGS[-1] else []
+        return tuple(rung for rung in (*below, *top) if self.counts(rung))
+
+    def counts(self, rung: int) -> tuple[int, ...]:
+        """Rows that a shared piece of so many tokens a row may have, most first."""
+        return tuple(count for count in COUNTS if count <= self.size and count * rung <= MOST_TOKENS)
+
+    def rung(self, length: int) -> int | None:
+        """What a record is padded to; None for one that goes through by itself."""
+        found = next((rung for rung in self.rungs if rung >= length), None)
+        return None if found in self.alone else found
+
+
+def pieces(units: Sequence[Sequence[int]], lengths: Sequence[int], ladder: Ladder) -> Iterator[MicroBatch]:
+    """Cut a logical batch.
+
+    Args:
+        units: Positions of the records of every unit drawn.
+        lengths: Tokens of every record, by position: of the longest sequence, where it has several.
+        ladder: Shapes of shared pieces.
+    """
+    shared: defaultdict[int, list[int]] = defaultdict(list)
+    for unit in units:
+        rung = ladder.rung(lengths[unit[0]]) if len(unit) == 1 else None
+        if rung is not None:
+            shared[rung].append(unit[0])
+        else:
+            longest = max(lengths[record] for record in unit)
+            size = min(ladder.size, max(1, MOST_TOKENS // longest))
+            yield from micro_batches([unit], lengths, size)
+    for rung in sorted(shared):
+        waiting = shared[rung]
+        while waiting:
+            counts = ladder.counts(rung)
+            rows = min((count for count in counts if count >= len(waiting)), default=counts[0])
+            taken = waiting[:rows]
+            if len(taken) == rows and all(lengths[record] == rung for record in taken):
+                taken = taken[:-1]  # the place that is left has padding
+            waiting = waiting[len(taken) :]
+            count = len(taken)
+            yield MicroBatch(tuple(taken), tuple(range(count)), (1.0,) * count, count, (rows, rung))
 
 
 def micro_batches(units: Sequence[Sequence[int]], lengths: Sequence[int], size: int) -> Iterator[MicroBatch]:
-    """Cut a logical batch into pieces of at most `size` records; a unit may span several pieces.
+    """Cut records into pieces of at most `size` that pad little; a unit may span several pieces.
 
     Args:
         units: Positions of the records of every unit drawn.

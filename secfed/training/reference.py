@@ -1,12 +1,12 @@
 """Log-likelihoods under the base model: what a preference loss holds the adapter to.
 
 The reference is the base model itself, with the adapter switched off, in every round of a job.
-It never changes, so each response goes through it once and the figure is kept.
+It never changes, so figures are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -21,19 +21,30 @@ __all__ = ["Reference", "adapter_off"]
 
 
 class Reference:
-    """Reference log-likelihoods of one base model, kept by the response's own tokens.
+    """Reference log-likelihoods of one base model, kept by all that decides about their last bit.
 
     A figure is worked out when its response is first asked for: only rows that a sampler drew ever
-    need one. How long that takes is no more than the batch itself tells by its time.
+    need one. How long that takes tells which batches hold rows that were not drawn before.
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+        self._numbers: dict[Hashable, int] = {}
         self._known: dict[int, float] = {}
 
-    def numbers(self, examples: Sequence[Example]) -> Tensor:
-        """A number for every response, the same for the same tokens and targets; shape (records,)."""
-        keys = [(example.tokens, example.targets) for example in examples]
+    def numbers(self, examples: Sequence[Example], width: int | None = None) -> Tensor:
+        """A number for every response, shape (records,).
+
+        Args:
+            examples: A batch of responses.
+            width: Tokens of a row in a shared piece, where a figure follows from the response and the
+                width alone, and so does its number. Without it both follow from the batch and the place.
+        """
+        keys: list[Hashable] = [(example.tokens, example.targets) for example in examples]
+        if width is None:
+            whole = tuple(keys)
+            keys = [(place, whole) for place in range(len(whole))]
+        else:
+            keys = [(width, key) for key in keys]
         return torch.tensor([self._numbers.setdefault(key, len(self._numbers)) for key in keys])
 
     def log_likelihoods(self, module: nn.Module, batch: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
@@ -48,12 +59,11 @@ class Reference:
             Shape (records,), float32, on the batch's device.
         """
         wanted: list[int] = numbers.tolist()
-        missing = [place for place, number in enumerate(wanted) if number not in self._known]
-        if missing:
-            rows = {name: batch[name][missing] for name in ("input_ids", "attention_mask", "targets")}
+        if any(number not in self._known for number in wanted):
+            # the whole batch: fewer rows could round what is left otherwise
             with torch.no_grad(), adapter_off(module):
-                sums, _ = log_likelihoods(module, rows)
-            self._known |= zip([wanted[place] for place in missing], sums.tolist(), strict=True)
+                sums, _ = log_likelihoods(module, batch)
+            self._known |= zip(wanted, sums.tolist(), strict=True)
         return torch.tensor([self._known[number] for number in wanted], device=batch["input_ids"].device)
 
 

@@ -123,12 +123,12 @@ def _pieces(tokenizer: Any, messages: Sequence[Message], first: int) -> Iterator
         done = closed
 
 
-def collate(examples: Sequence[Example], padding: int) -> dict[str, Tensor]:
-    """input_ids, attention_mask and targets, each of shape (records, longest)."""
+def collate(examples: Sequence[Example], padding: int, width: int | None = None) -> dict[str, Tensor]:
+    """input_ids, attention_mask and targets, each of shape (records, width or longest)."""
     return {
-        "input_ids": pad([example.tokens for example in examples], padding),
-        "attention_mask": pad([[1] * len(example.tokens) for example in examples], 0),
-        "targets": pad([example.targets for example in examples], IGNORED),
+        "input_ids": pad([example.tokens for example in examples], padding, width),
+        "attention_mask": pad([[1] * len(example.tokens) for example in examples], 0, width),
+        "targets": pad([example.targets for example in examples], IGNORED, width),
     }
 
 

@@ -45,9 +45,9 @@ class Completions:
         except UnlearnableError:
             return NOTHING
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """input_ids, attention_mask and targets, each of shape (records, longest)."""
-        return collate(examples, self._padding)
+    def collate(self, examples: Sequence[Example], width: int | None = None) -> dict[str, Tensor]:
+        """input_ids, attention_mask and targets, each of shape (records, tokens)."""
+        return collate(examples, self._padding, width)
 
     def begin(self, module: nn.Module) -> None:
         """The losses take nothing from the adapter beforehand."""

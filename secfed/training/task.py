@@ -87,8 +87,8 @@ class Task(Protocol):
             ConfigError: Rows hold messages, and the base model's chat template cannot be used.
         """
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Pad examples into one batch, records first."""
+    def collate(self, examples: Sequence[Example], width: int | None = None) -> dict[str, Tensor]:
+        """Pad examples into one batch, records first: to so many tokens, or to the longest."""
 
     def begin(self, module: nn.Module) -> None:
         """Work out what a round's losses take from the broadcast adapter, which `module` holds now."""
@@ -103,7 +103,7 @@ class Task(Protocol):
         """The metric's numerator and denominator over a batch of public rows."""
 
 
-def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of different lengths as one matrix, filled up on the right; shape (rows, longest)."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+def pad(rows: Sequence[Sequence[int]], value: int, width: int | None = None) -> Tensor:
+    """Rows of different lengths as one matrix, filled up on the right; shape (rows, width or longest)."""
+    width = max(len(row) for row in rows) if width is None else width
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])

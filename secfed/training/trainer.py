@@ -26,16 +26,17 @@ from secfed.errors import SecfedError
 from secfed.privacy.events import Event
 from secfed.rounds.plan import DpSpec, TrainSpec
 from secfed.rounds.ports import Update
-from secfed.training import dpsgd, guard
+from secfed.training import dpsgd, guard, probe
 from secfed.training.adapter import AdapterModel, build, task_of
 from secfed.training.data import Table, Units, group
 from secfed.training.dpsgd import Helpers
+from secfed.training.pieces import Ladder
 from secfed.training.point import WithPoint
 from secfed.training.random import PoissonSampler, Streams
 from secfed.training.spec import ADAM_BETAS, adapter_spec, planned_event, update_bound
 from secfed.training.task import Example, Task
 
-__all__ = ["LocalTrainer", "Precision", "clamp", "load_model", "records_at_once"]
+__all__ = ["LocalTrainer", "Precision", "clamp", "ladder_of", "load_model", "set_threads"]
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 """How the frozen base's numbers are kept at one site; adapters are float32, clipping and noise float64."""
@@ -80,8 +81,7 @@ class LocalTrainer:
         precision: Precision = "float32",
         helpers: Helpers | None = None,
     ) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
+        set_threads(threads)
         spec = adapter_spec(train)
         self._train = train
         self._dp = dp
@@ -92,13 +92,21 @@ class LocalTrainer:
         )
         self._examples, self._units = _tokenise(table, self._units, self._task)
         self._model = load_model(train, dp, base_folder, device=device, precision=precision)
-        self._micro_batch = records_at_once(dp, precision, micro_batch)
+        self._micro_batch = micro_batch
+        self._ladder = (
+            None if dp is None else ladder_of(self._model, self._task, train, dp, precision, micro_batch)
+        )
         self._helpers = helpers
 
     @property
     def model(self) -> AdapterModel:
         """The model as the last run or `load` left it; for evaluation on public rows."""
         return self._model
+
+    @property
+    def ladder(self) -> Ladder | None:
+        """Which shapes pieces of private batches have; None where nothing is private."""
+        return self._ladder
 
     @property
     def task(self) -> Task:
@@ -155,6 +163,8 @@ class LocalTrainer:
         on_step: Callable[[int], None],
     ) -> Event:
         """DP-SGD; returns the event that the sampler vouches for."""
+        if self._ladder is None:
+            raise ValueError("a private job has a ladder")
         sampler = PoissonSampler(len(self._units), dp.sampling_num, streams.sampling)
         optimizer = dpsgd.SecretNoiseOptimizer(
             self._inner(parameters),
@@ -173,7 +183,7 @@ class LocalTrainer:
             sampler=sampler,
             optimizer=optimizer,
             steps=self._train.steps,
-            micro_batch=self._micro_batch,
+            micro_batch=self._ladder,
             on_step=on_step,
             helpers=self._helpers,
         )
@@ -259,15 +269,34 @@ def load_model(
     return model
 
 
-def records_at_once(dp: DpSpec | None, precision: Precision, micro_batch: int) -> int:
-    """Most records that may go through the model together.
+def ladder_of(
+    model: AdapterModel, task: Task, train: TrainSpec, dp: DpSpec, precision: Precision, micro_batch: int
+) -> Ladder:
+    """The shapes of a private job's pieces; every one of them went through the model.
 
-    How a product is rounded can follow its shape, and so the other records of a piece. In float32 that
-    is some 1e-6 of a gradient; in bfloat16, where it is up to 2^-8, one unit could move the others'
-    gradients by more than the clipping knows of. By itself, a record's gradient is a function of the
-    record, whatever is rounded.
+    With a base in bfloat16 every record goes through it by itself.
+
+    Raises:
+        ConfigError: See `probe.look`.
     """
-    return 1 if dp is not None and precision == "bfloat16" else micro_batch
+    return probe.look(
+        model,
+        task,
+        by_name(train.strategy).trainable(train.adapter),
+        size=1 if precision == "bfloat16" else micro_batch,
+        max_length=train.max_length,
+        records_per_unit=dp.records_per_unit,
+    )
+
+
+def set_threads(threads: int | None) -> None:
+    """Threads of torch, for the whole process; None leaves them. Numbers too small to be normal become 0.
+
+    Processors take longer over such numbers, so that a made-up adapter could make time tell of rows.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
 
 
 def clamp(update: NamedArrays, bound: float) -> tuple[dict[str, NDArray[np.float32]], int]:

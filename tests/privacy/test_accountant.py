@@ -201,13 +201,25 @@ def test_any_failure_of_the_library_refuses(event: Make, monkeypatch: pytest.Mon
         epsilon([event()], 1e-5)
 
 
-@pytest.mark.parametrize("nonsense", [math.nan, -1.0, 100.0, math.inf])
-def test_a_figure_that_the_cross_check_contradicts_refuses(
+@pytest.mark.parametrize("nonsense", [math.nan, -1.0])
+def test_a_figure_that_is_no_epsilon_refuses(
     event: Make, monkeypatch: pytest.MonkeyPatch, nonsense: float
 ) -> None:
     monkeypatch.setattr(accountant, "_pld_epsilon", lambda *_: nonsense)
-    with pytest.raises(LedgerError, match="disagree"):
+    with pytest.raises(LedgerError, match="no epsilon"):
         epsilon([event()], 1e-5)
+
+
+@pytest.mark.parametrize("loose", [100.0, math.inf])
+def test_the_renyi_bound_is_the_figure_where_it_is_the_smaller_one(
+    event: Make, monkeypatch: pytest.MonkeyPatch, loose: float
+) -> None:
+    """A sound bound is at hand, so nothing is refused; who gave the figure is named."""
+    monkeypatch.setattr(accountant, "_pld_epsilon", lambda *_: loose)
+    figure = epsilon([event()], 1e-5)
+    assert figure.accountant == "RDP"
+    assert figure.epsilon == figure.epsilon_rdp < figure.epsilon_filter
+    assert [point.exact for point in running([event()], 1e-5)] == [False]
 
 
 def test_a_figure_that_falls_with_more_releases_refuses(event: Make, monkeypatch: pytest.MonkeyPatch) -> None:

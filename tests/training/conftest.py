@@ -21,13 +21,16 @@ from secfed.aggregation.registry import by_name
 from secfed.aggregation.spec import AdapterSpec
 from secfed.rounds.plan import BaseModelSpec, DpoSpec, DpSpec, KtoSpec, LoraSpec, TrainSpec
 from secfed.training.adapter import schema
+from secfed.training.data import load
 from secfed.training.models import model_folder, weights_sha256
-from secfed.training.rows import Message
+from secfed.training.rows import FORMATS, Message
+from secfed.training.trainer import LocalTrainer
 
 torch.set_num_threads(1)
 
 WORDS = ["<pad>", "<eos>", "<unk>", *(f"w{number}" for number in range(61))]
 SEED = "5e" * 32
+SITE_KEY = bytes(range(32))
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -215,6 +218,33 @@ def write_rows(tmp_path: Path) -> Callable[[Sequence[Mapping[str, Any]]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def make_trainer(
+    base_folder: Callable[..., Path],
+    rows_for: Callable[..., list[dict[str, Any]]],
+    write_rows: Callable[..., Path],
+    tmp_path: Path,
+) -> Callable[..., LocalTrainer]:
+    """A site that trains on toy rows: by record, or by person if they are of so many persons."""
+
+    def make(
+        kind: str,
+        train: TrainSpec,
+        dp: DpSpec | None,
+        *,
+        rows: int = 24,
+        persons: int | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> LocalTrainer:
+        unit = "record" if persons is None else "person"
+        made = rows_for(kind, rows, persons, train.trainer)
+        table = load(write_rows(made), FORMATS[train.trainer], scratch=tmp_path / "scratch", unit=unit)
+        return LocalTrainer(train, dp, base_folder(kind), table, SITE_KEY, device=device, **options)
+
+    return make
 
 
 @pytest.fixture(scope="session")

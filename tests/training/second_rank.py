@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from secfed.training.ranks import Channel, assist
+from secfed.training.channel import Channel
+from secfed.training.ranks import assist
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -10,28 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from secfed.training.data import load
-from secfed.training.rows import FORMATS
-from secfed.training.trainer import LocalTrainer, load_model, records_at_once
+from secfed.training.trainer import LocalTrainer, load_model
 
 KINDS = ("bert", "llama", "gpt2")
+PRECISIONS = ("float32", "bfloat16")
 STREAM_KEY = b"\x05" * 32
 
 
 @pytest.fixture
 def trainer_of(
-    base_folder: Callable[[str], Path],
-    train_spec: Callable[..., Any],
-    dp_spec: Callable[..., Any],
-    rows_for: Callable[..., Any],
-    write_rows: Callable[..., Path],
-    tmp_path: Path,
+    make_trainer: Callable[..., LocalTrainer], train_spec: Callable[..., Any], dp_spec: Callable[..., Any]
 ) -> Callable[..., tuple[LocalTrainer, Any]]:
+    """A site with hardly any noise, and its plan."""
+
     def make(kind: str, **options: Any) -> tuple[LocalTrainer, Any]:
         train = train_spec(kind, strategy="fedavg", optimizer="sgd", learning_rate="1.0")
-        table = load(write_rows(rows_for(kind, 16)), FORMATS[train.trainer], scratch=tmp_path)
-        dp = dp_spec(noise_multiplier="0.000001")
-        return LocalTrainer(train, dp, base_folder(kind), table, b"k" * 32, **options), train
+        return make_trainer(kind, train, dp_spec(noise_multiplier="0.000001"), rows=16, **options), train
 
     return make
 
@@ -43,7 +37,7 @@ def test_a_round_on_a_rounded_base_is_the_round_it_would_be(
     """The same batches and hardly any noise: the same event, and updates that point the same way."""
     updates = []
     for precision in ("float32", "bfloat16"):
-        trainer, train = trainer_of(kind, device="cpu", precision=precision)
+        trainer, train = trainer_of(kind, precision=precision)
         update = trainer.run(first_adapter(train), entropy=lambda _count: STREAM_KEY)
         updates.append((np.concatenate([part.ravel() for part in update.arrays.values()]), update.event))
         own = {id(parameter) for parameter in trainer.model.parameters.values()}
@@ -56,18 +50,17 @@ def test_a_round_on_a_rounded_base_is_the_round_it_would_be(
     assert not np.array_equal(exact, rounded)
 
 
-def test_only_private_training_in_bfloat16_goes_record_by_record(dp_spec: Callable[..., Any]) -> None:
-    dp = dp_spec()
-    assert records_at_once(dp, "bfloat16", 16) == 1
-    assert records_at_once(dp, "float32", 16) == 16
-    assert records_at_once(None, "bfloat16", 16) == 16
+def test_only_private_training_in_bfloat16_goes_record_by_record(trainer_of: Callable[..., Any]) -> None:
+    sizes = {precision: trainer_of("bert", precision=precision)[0].ladder for precision in PRECISIONS}
+    assert [sizes[precision].size for precision in PRECISIONS] == [16, 1]
+    assert sizes["bfloat16"].rungs == ()
 
 
 def test_no_record_feels_another_whatever_is_rounded(
     trainer_of: Callable[..., Any], first_adapter: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every piece that goes through a rounded model is one record, without padding."""
-    trainer, train = trainer_of("bert", device="cpu", precision="bfloat16")
+    trainer, train = trainer_of("bert", precision="bfloat16")
     seen: list[tuple[int, bool]] = []
     trainer.model.module.register_forward_pre_hook(
         lambda _module, inputs: seen.append((len(inputs[0]), bool(inputs[1].all())))

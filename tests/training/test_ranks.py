@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from secfed.aggregation.registry import by_name
 from secfed.errors import ConfigError, SecfedError
 from secfed.rounds.plan import Deadlines, JobPlan, RoundPlan
 from secfed.training import dpsgd
+from secfed.training.channel import Channel
 from secfed.training.contributor import SiteSettings, TrainingContributor
-from secfed.training.data import load
+from secfed.training.pieces import Ladder
 from secfed.training.random import Stream
-from secfed.training.ranks import Channel, Team, _facts, _read, assist
-from secfed.training.rows import FORMATS
+from secfed.training.ranks import Team, _facts, _read, assist
 from secfed.training.task import IGNORED, Example
 from secfed.training.trainer import LocalTrainer
 
@@ -36,6 +37,8 @@ SECOND = Path(__file__).with_name("second_rank.py")
 STREAM_KEY = b"\x07" * 32
 WAIT_S = 240
 CPU = torch.device("cpu")
+LADDER = Ladder(16, 24)
+ROWS, PERSONS = 40, 17
 
 Start = Callable[[str], tuple[Team, "subprocess.Popen[bytes]"]]
 
@@ -85,30 +88,27 @@ def thread(base_folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Calla
 
 @pytest.fixture
 def job(
-    base_folder: Callable[[str], Path],
-    train_spec: Callable[..., Any],
-    dp_spec: Callable[..., Any],
-    rows_for: Callable[..., Any],
-    write_rows: Callable[..., Path],
-    tmp_path: Path,
+    make_trainer: Callable[..., LocalTrainer], train_spec: Callable[..., Any], dp_spec: Callable[..., Any]
 ) -> Callable[..., Any]:
     """A plan whose persons have up to three records, and what makes its trainer."""
 
-    def make(kind: str, **changes: Any) -> Any:
-        train = train_spec(kind, strategy="fedavg", steps=3, optimizer="sgd", learning_rate="1.0", **changes)
+    def make(kind: str) -> Any:
+        train = train_spec(kind, strategy="fedavg", steps=3, optimizer="sgd", learning_rate="1.0")
         dp = dp_spec(unit="person", records_per_unit=3)
-        path = write_rows(rows_for(kind, 40, persons=17))
-        table = load(path, FORMATS[train.trainer], scratch=tmp_path, unit="person")
-
-        def trainer(helpers: Team | None = None) -> LocalTrainer:
-            folder = base_folder(kind)
-            return LocalTrainer(
-                train, dp, folder, table, b"k" * 32, device="cpu", micro_batch=4, helpers=helpers
-            )
-
-        return train, dp, trainer
+        return train, dp, partial(make_trainer, kind, train, dp, rows=ROWS, persons=PERSONS)
 
     return make
+
+
+@pytest.fixture
+def told(base_folder: Callable[[str], Path]) -> Callable[..., None]:
+    """A second rank hears a plan, and holds what it takes."""
+
+    def hear(channel: Channel, train: Any, dp: Any) -> None:
+        assert channel.hear()[0]["kind"] == "plan"
+        assert channel.alike(_facts(train, dp, base_folder("bert"), "float32", CPU, LADDER))
+
+    return hear
 
 
 @pytest.mark.timeout(600)  # another process loads torch, on a machine that has other things to do
@@ -139,12 +139,13 @@ def test_two_ranks_give_the_update_of_one(
     monkeypatch.setattr(Stream, "words", counted)
     monkeypatch.setattr(dpsgd.SecretNoiseOptimizer, "add_noise", seen)
     base = first_adapter(train)
-    alone = trainer().run(base, entropy=lambda _count: STREAM_KEY)
+    single = trainer()
+    alone = single.run(base, entropy=lambda _count: STREAM_KEY)
     draws_alone, dealt = draws.copy(), []
     draws.clear()
 
     team, child = process("bert")
-    team.prepare(train, dp, CPU)
+    team.prepare(train, dp, CPU, single.ladder)
     deal = Team.deal
 
     def noted(self: Team, units: Any, examples: Any, parameters: Any) -> Any:
@@ -153,7 +154,7 @@ def test_two_ranks_give_the_update_of_one(
         return own
 
     monkeypatch.setattr(Team, "deal", noted)
-    here = trainer(team)
+    here = trainer(helpers=team)
     for _ in range(2):
         team.begin(base)
         shared = here.run(base, entropy=lambda _count: STREAM_KEY)
@@ -191,7 +192,7 @@ def test_ranks_that_differ_decline_before_a_charge_and_go_on(
     try:
         for plan in (train, gone):
             with pytest.raises(SecfedError, match="cannot load this job, or the ranks differ"):
-                team.prepare(plan, dp, CPU)
+                team.prepare(plan, dp, CPU, LADDER)
             team.alive()
     finally:
         team.close()
@@ -199,17 +200,18 @@ def test_ranks_that_differ_decline_before_a_charge_and_go_on(
     assert [str(problem) for problem in refusals] == ["no such model here"]
 
 
-def test_unlike_devices_and_threads_are_facts(
+def test_unlike_devices_threads_and_pieces_are_facts(
     job: Callable[..., Any], base_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Equal records could be rounded differently on them."""
     train, dp, _ = job("bert")
     facts = [
-        _facts(train, dp, base_folder("bert"), "bfloat16", torch.device(kind)) for kind in ("cpu", "mps")
+        _facts(train, dp, base_folder("bert"), "bfloat16", torch.device(kind), ladder)
+        for kind, ladder in (("cpu", LADDER), ("mps", LADDER), ("cpu", Ladder(16, 24, frozenset({8}))))
     ]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
-    facts.append(_facts(train, dp, base_folder("bert"), "bfloat16", CPU))
-    assert len(set(facts)) == 3
+    facts.append(_facts(train, dp, base_folder("bert"), "bfloat16", CPU, LADDER))
+    assert len(set(facts)) == 4
 
 
 def test_nothing_is_charged_once_a_rank_is_gone(
@@ -217,6 +219,8 @@ def test_nothing_is_charged_once_a_rank_is_gone(
     job: Callable[..., Any],
     first_adapter: Callable[..., Any],
     base_folder: Callable[[str], Path],
+    rows_for: Callable[..., Any],
+    write_rows: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
     """The round in which it goes fails; `check`, which comes before each charge, then refuses."""
@@ -227,14 +231,14 @@ def test_nothing_is_charged_once_a_rank_is_gone(
         while "step" not in heard:
             heard.append(channel.hear()[0]["kind"])
             if heard[-1] == "plan":
-                channel.alike(_facts(train, dp, base_folder("bert"), "float32", CPU))
+                channel.alike(_facts(train, dp, base_folder("bert"), "float32", CPU, LADDER))
             elif heard[-1] == "alive":
                 channel.alike(b"\x01" * 32)
         assert heard == ["alive", "plan", "alive", "alive", "round", "step"]
 
     team, ended = thread(leave)
     settings = SiteSettings(
-        data=next(tmp_path.glob("**/*.jsonl")),
+        data=write_rows(rows_for("bert", ROWS, PERSONS)),
         model_folder=lambda _id: base_folder("bert"),
         scratch=tmp_path / "scratch",
         unit="person",
@@ -275,27 +279,25 @@ def test_a_rank_that_is_gone_ends_the_round(
     thread: Callable[..., Any],
     job: Callable[..., Any],
     first_adapter: Callable[..., Any],
-    base_folder: Callable[[str], Path],
+    told: Callable[..., None],
 ) -> None:
     """It leaves in the middle of a step: no update comes out, nor a later one until all start again."""
     train, dp, trainer = job("bert")
     base = first_adapter(train)
 
     def leave(channel: Channel) -> None:
-        said, _ = channel.hear()
-        assert said["kind"] == "plan"
-        assert channel.alike(_facts(train, dp, base_folder("bert"), "float32", CPU))
+        told(channel, train, dp)
         assert [channel.hear()[0]["kind"] for _ in range(2)] == ["round", "step"]
 
     team, ended = thread(leave)
-    team.prepare(train, dp, CPU)
-    here = trainer(team)
+    team.prepare(train, dp, CPU, LADDER)
+    here = trainer(helpers=team)
     team.begin(base)
     with pytest.raises(SecfedError, match="gone"):
         here.run(base, entropy=lambda _count: STREAM_KEY)
     assert ended.exception(WAIT_S) is None
     with pytest.raises(SecfedError, match="out of step"):
-        team.prepare(train, dp, CPU)
+        team.prepare(train, dp, CPU, LADDER)
 
 
 def test_ranks_that_part_leave_nothing_behind(
@@ -315,22 +317,21 @@ def test_units_that_are_missing_are_noticed(
     thread: Callable[..., Any],
     job: Callable[..., Any],
     first_adapter: Callable[..., Any],
-    base_folder: Callable[[str], Path],
+    told: Callable[..., None],
 ) -> None:
     """A rank that answers for fewer units than it was dealt: refused, though the sum looks right."""
     train, dp, trainer = job("bert")
 
     def careless(channel: Channel) -> None:
-        channel.hear()
-        assert channel.alike(_facts(train, dp, base_folder("bert"), "float32", CPU))
+        told(channel, train, dp)
         channel.hear()
         channel.hear()
         coordinates = sum(math.prod(shape) for shape in train.adapter.values())
         channel.total(np.zeros(coordinates + 1))
 
     team, _ = thread(careless)
-    team.prepare(train, dp, CPU)
-    here, base = trainer(team), first_adapter(train)
+    team.prepare(train, dp, CPU, LADDER)
+    here, base = trainer(helpers=team), first_adapter(train)
     team.begin(base)
     with pytest.raises(SecfedError, match="missing"):
         here.run(base, entropy=lambda _count: STREAM_KEY)

@@ -33,24 +33,6 @@ ERROR = 1e-9
 
 
 @pytest.fixture
-def make_trainer(
-    base_folder: Callable[..., Path],
-    rows_for: Callable[..., Any],
-    write_rows: Callable[..., Path],
-    tmp_path: Path,
-) -> Callable[..., LocalTrainer]:
-    def make(
-        kind: str, train: Any, dp: Any, *, rows: int = 24, persons: int | None = None, **options: Any
-    ) -> LocalTrainer:
-        unit = "record" if persons is None else "person"
-        made = rows_for(kind, rows, persons, train.trainer)
-        table = load(write_rows(made), FORMATS[train.trainer], scratch=tmp_path / "s", unit=unit)
-        return LocalTrainer(train, dp, base_folder(kind), table, KEY, device="cpu", **options)
-
-    return make
-
-
-@pytest.fixture
 def start(first_adapter: Callable[..., Any]) -> Callable[..., Any]:
     return first_adapter
 

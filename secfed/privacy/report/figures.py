@@ -114,13 +114,14 @@ class Figures:
         return known
 
     def _run(self, spent: tuple[Event, ...], delta: float) -> Row:
-        exact = {place: self.of(made, delta).epsilon for place, made in _exact(spent, self._points)}
+        exact = {place: self.of(made, delta) for place, made in _exact(spent, self._points)}
         bounds = list(_charged(Meter(delta, fixed_in_advance=True), spent))
         following, row = math.inf, []
         for place in reversed(range(len(spent))):
             if place in exact:
-                following = exact[place]
-            row.append((min(round_up(bounds[place]), following), place in exact))
+                following = exact[place].epsilon
+            by_pld = place in exact and exact[place].accountant != "RDP"
+            row.append((min(round_up(bounds[place]), following), by_pld))
         return tuple(reversed(row))
 
 

@@ -23,6 +23,7 @@ def to_json(report: Report) -> dict[str, object]:
     `declared` is above 0, figures hold only as far as the sites' word is true.
     """
     return {
+        "kind": "report",
         "schema": SCHEMA,
         "created": report.created,
         "version": report.version,

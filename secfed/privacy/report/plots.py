@@ -29,6 +29,9 @@ CAPTIONS = {
 _POINTS_MAX = 200
 """Most points of a line: more than a screen shows."""
 
+_STEPS_MAX = 40
+"""So many charges are drawn as a line, fewer as stairs."""
+
 _INK, _FAINT, _CLAIM, _GATE, _CAP = "#010101", "#020202", "#030303", "#040404", "#050505"
 """Stand-ins that matplotlib writes down, each for one of the page's colours."""
 
@@ -96,23 +99,23 @@ _NO_METADATA = ("Creator", "Date", "Format", "Type")
 def _rounds(axes: Any, site: SiteReport) -> str:
     lines = site.rounds
     places, _ = at_even_distances(range(len(lines)), _POINTS_MAX)
-    charges = [place + 1 for place in places]
+    charges = [float(place + 1) for place in places]
     claim = [lines[place].epsilon_so_far for place in places]
     gate = [lines[place].filter_so_far for place in places]
     gate_is = "gate: holds as far as declared" if site.declared else "gate: holds in any case"
-    drawn = {"drawstyle": "steps-post"} if len(lines) < 40 else {}
-    axes.plot(*_finite(charges, gate), color=_GATE, linewidth=1.8, label=gate_is, **drawn)
-    axes.plot(
-        *_finite(charges, claim), color=_CLAIM, linewidth=1.8, linestyle="--", label="by fixed plans", **drawn
-    )
-    if len(lines) == 1:
-        axes.plot(*_finite(charges, gate), "o", color=_GATE)
-        axes.plot(*_finite(charges, claim), "o", color=_CLAIM)
+    drawn: dict[str, Any] = {"linewidth": 1.8}
+    if len(lines) < _STEPS_MAX:  # each charge is a tread around its number, the last one too
+        drawn["drawstyle"] = "steps-post"
+        charges = [charge - 0.5 for charge in charges] + [len(lines) + 0.5] * bool(lines)
+        gate, claim = gate + gate[-1:], claim + claim[-1:]
+    axes.plot(*_finite(charges, gate), color=_GATE, label=gate_is, **drawn)
+    axes.plot(*_finite(charges, claim), color=_CLAIM, linestyle="--", label="by fixed plans", **drawn)
     cap = site.cap or 0.0
     axes.axhline(cap, color=_CAP, linewidth=1.2, linestyle=":", label="cap")
     axes.set_xlabel("charges to this data set")
     axes.set_ylabel("epsilon")
-    axes.set_xlim(min(1, len(lines)) - 0.02 * len(lines), len(lines) * 1.02)
+    width = max(1, len(lines))
+    axes.set_xlim(0.5 - 0.02 * width, width + 0.5 + 0.02 * width)
     axes.set_ylim(0, 1.08 * max([cap, *(value for value in gate if math.isfinite(value))]))
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.figure.legend(loc="outside upper left", ncols=3, handlelength=1.6, columnspacing=1.0)

@@ -61,7 +61,7 @@ COLUMNS: Answers = (
     (
         "PLD and Renyi bound",
         "two calculations of the same figure, one from the whole distribution of what a release gives away, "
-        "one a bound from its moments; the account is refused where they contradict each other",
+        "one from its moments; neither is below the truth, and the smaller one is given",
     ),
     (
         "q, sigma, steps",

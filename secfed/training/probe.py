@@ -1,0 +1,231 @@
+"""Before a job is charged: that its largest pieces fit, and whether records of a piece feel each other.
+
+Which rows, columns and sums of a product a library computes in which order follows from shapes and
+places, and not from values: there is one order a place, whatever the numbers are. So made-up rows show
+it. `look` runs each shape of shared pieces forward and backward, by the code that trains, and holds one
+row's gradients at every place and in every number of rows against each other, to the bit. A length at
+which they differ goes through one record at a time, for which nothing needs to be shown.
+
+That values decide nothing is looked at as well: a model that reads a number out of its activations
+(experts sort tokens, some models cut what has overflowed) shares no pieces at all.
+
+All of it runs on made-up rows alone: that memory does not hold a plan's longest row, or a model
+cannot be trained on it, is found out here, and says nothing of any site's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secfed.errors import ConfigError
+from secfed.training.adapter import AdapterModel
+from secfed.training.dpsgd import ClippingOptimizer, accumulate, per_record_gradients, run_piece
+from secfed.training.pieces import MOST_TOKENS, Ladder, MicroBatch
+from secfed.training.reference import adapter_off
+from secfed.training.responses import collate, log_likelihoods
+from secfed.training.task import IGNORED, Example, Task
+
+__all__ = ["look"]
+
+_SEED: Final = 20201128
+"""Of the made-up rows and adapter: public numbers, the same everywhere."""
+
+_SPREAD: Final = 0.05
+"""Of the made-up adapter: not zero, so that every product has numbers in it."""
+
+_READS: Final = frozenset(
+    f"aten::{name}"
+    for name in (
+        "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount",
+        "repeat_interleave", "equal",
+    )
+)  # fmt: skip
+"""What brings a number from a tensor into the program, or into a shape."""
+
+_PRODUCTS: Final = frozenset({"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"})
+
+
+def look(
+    model: AdapterModel,
+    task: Task,
+    names: Sequence[str],
+    *,
+    size: int,
+    max_length: int,
+    records_per_unit: int,
+) -> Ladder:
+    """Run every shape of piece that private training can meet; the adapter is left as it was.
+
+    Args:
+        model: As it will be trained.
+        task: Its task.
+        names: The arrays that will be trained.
+        size: Most records of a piece.
+        max_length: Longest row of the plan, in tokens.
+        records_per_unit: Most records of a unit, which has pieces of its own if it has several.
+
+    Returns:
+        The shapes that may be used.
+
+    Raises:
+        ConfigError: A piece does not go through the model.
+    """
+    ladder = Ladder(size, max_length)
+    before = model.arrays()
+    numbers = np.random.default_rng(_SEED)
+    model.load(
+        {name: numbers.normal(0, _SPREAD, part.shape).astype(np.float32) for name, part in before.items()}
+    )
+    rows = 1
+    try:
+        task.begin(model.module)
+        with model.trainable(names) as parameters, per_record_gradients(model.module):
+            pieces = _Pieces(model, task, list(parameters.values()))
+            most = max(2, min(size, records_per_unit))
+            for rows in (1, *([most] if records_per_unit > 1 and size > 1 else [])):
+                length = max_length if rows == 1 else min(max_length, max(1, MOST_TOKENS // rows))
+                pieces.whole([pieces.row(length) for _ in range(rows)], ladder)
+            uneven = set()
+            for rung in ladder.rungs:
+                rows = ladder.counts(rung)[0]
+                if not pieces.even(rung, ladder.counts(rung)):
+                    uneven.add(rung)
+            alone = ladder.rungs if pieces.reads else uneven
+            return Ladder(size, max_length, frozenset(alone))
+    except Exception as error:
+        raise ConfigError(
+            f"training fails on pieces of {rows} made-up rows, with up to {max_length} tokens a row "
+            f"({type(error).__name__})",
+            hint="Plan a smaller max_length or rank, or train where there is more memory.",
+        ) from error
+    finally:
+        model.load(before)
+
+
+class _Pieces:
+    """Runs pieces of made-up rows through a model."""
+
+    def __init__(self, model: AdapterModel, task: Task, parameters: Sequence[nn.Parameter]) -> None:
+        self._model, self._task, self._parameters = model, task, parameters
+        self._bases = [
+            layer for layer in model.module.modules() if isinstance(layer, transformers.PreTrainedModel)
+        ]
+        self._vocabulary = len(self._bases[0].get_input_embeddings().weight)
+        self._random = np.random.default_rng(_SEED)
+        self.reads = False
+
+    def row(self, length: int) -> Example:
+        """A row that has all that any trainer's rows have."""
+        return self._sequence(length, self._sequence(length), self._sequence(length))
+
+    def whole(self, rows: Sequence[Example], ladder: Ladder) -> None:
+        """One unit of these rows, clipped and summed: what the most memory is needed for."""
+        optimizer = self._optimizer()
+        optimizer.zero_grad()
+        accumulate(self._model, self._task, rows, [range(len(rows))], optimizer, Ladder(ladder.size, 1))
+
+    def even(self, rung: int, counts: Sequence[int]) -> bool:
+        """Whether a row's gradients are the same at every place of every number of rows.
+
+        Two rows stand at every second place each, one of them with padding; and the other way round.
+        """
+        rows = self.row(rung - 1 or 1), self.row(rung)
+        first: dict[int, list[Tensor]] = {}
+        for count in counts:
+            for begin in (0, 1) if count == counts[-1] else (0,):
+                which = [(begin + place) % 2 for place in range(count)]
+                samples = self._samples([rows[each] for each in which], rung)
+                for place, each in enumerate(which):
+                    own = [part[place] for part in samples]
+                    known = first.setdefault(each, [part.clone() for part in own])
+                    if not all(torch.equal(part, one) for part, one in zip(own, known, strict=True)):
+                        return False
+        return True
+
+    def _samples(self, records: Sequence[Example], rung: int) -> list[Tensor]:
+        """Each record's gradients, array by array, and what the base alone says of it."""
+        count = len(records)
+        piece = MicroBatch(tuple(range(count)), tuple(range(count)), (1.0,) * count, count, (count, rung))
+        optimizer = self._optimizer()
+        optimizer.zero_grad()
+        with self._watched():
+            run_piece(self._model, self._task, records, piece)
+        samples: list[Tensor] = []
+        for parameter in self._parameters:
+            part: Any = parameter
+            samples.append(part.grad_sample.flatten(1).cpu())
+        optimizer.clip_and_accumulate(piece)
+        if self._model.spec.trainer in ("dpo", "kto"):
+            batch = {name: part.to(self._model.device) for name, part in collate(records, 0, rung).items()}
+            with torch.no_grad(), adapter_off(self._model.module):
+                samples.append(log_likelihoods(self._model.module, batch)[0][:, None].cpu())
+        return samples
+
+    def _optimizer(self) -> ClippingOptimizer:
+        point = self._model.point
+        return ClippingOptimizer(
+            torch.optim.SGD(self._parameters, lr=0.0), clip=1.0, point=None if point is None else point.value
+        )
+
+    def _sequence(
+        self, length: int, rejected: Example | None = None, beside: Example | None = None
+    ) -> Example:
+        tokens = tuple(int(token) for token in self._random.integers(self._vocabulary, size=length))
+        targets = (0,) if self._model.spec.trainer == "classify" else (IGNORED, *tokens[1:])
+        return Example(tokens, targets, cut=0, rejected=rejected, beside=beside)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """See whether the base reads a number once its first product is taken."""
+        watch = _Watch()
+        handles = [
+            handle
+            for base in self._bases
+            for handle in (
+                base.register_forward_pre_hook(lambda *_: watch.enter()),
+                base.register_forward_hook(lambda *_: watch.leave()),
+            )
+        ]
+        try:
+            with watch:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.reads |= watch.found
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Notes reads of numbers that follow from the adapter: what comes before all products does not."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._depth = 0
+        self._product = False
+        self.found = False
+
+    def enter(self) -> None:
+        """A forward pass of a base begins, or of a part of it."""
+        self._product = self._product and self._depth > 0
+        self._depth += 1
+
+    def leave(self) -> None:
+        """It ends."""
+        self._depth -= 1
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = func._schema.name
+        if self._depth > 0:
+            self._product |= name in _PRODUCTS
+            self.found |= self._product and name in _READS
+        return func(*args, **(kwargs or {}))
