@@ -214,7 +214,15 @@ class Admission:
             return
         site, plan = self._site, job.plan
         floor = site.rosters.current.min_cohort
-        cost = policy.accept(site.policy, plan, event, min_cohort=floor, policy_digest=site.policy_digest)
+        terms = site.ledger(plan).state.opening.budget if declared(event) else None
+        cost = policy.accept(
+            site.policy,
+            plan,
+            event,
+            min_cohort=floor,
+            policy_digest=site.policy_digest,
+            ledger_delta=None if terms is None else terms.delta,
+        )
         fitting = plan.rounds
         if not isinstance(event, NonPrivate):
             ledger = site.ledger(plan)

@@ -110,6 +110,16 @@ def test_a_policy_that_does_not_take_it_refuses_before_a_charge(federation, chan
         assert [body["type"] for body in bodies(machine)] == ["open"]
 
 
+def test_it_is_priced_at_the_delta_of_the_ledger_that_it_is_charged_to(federation):
+    """One round costs 1.581 at 1e-6, and 2.741 at the 1e-10 of a data set of a billion."""
+    machine = declare(next(iter(federation.machines.values())), max_epsilon=2.5)
+    machine.budget = Budget("8", "0.0000000001", 10**9)
+    rounds = machine.start()
+    assert isinstance(rounds.hear(federation.offer(federation.plan(rounds=1, spare_rounds=0))), Declined)
+    assert isinstance(rounds.refusal, PolicyRefusedError)
+    assert "costs epsilon 2.74" in str(rounds.refusal)
+
+
 def test_the_cap_holds_for_it(federation):
     """Allowed by the policy, beyond the data set's budget: no charge, and the refusal names the cap."""
     machine = declare(next(iter(federation.machines.values())), epsilon="1")
