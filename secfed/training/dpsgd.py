@@ -23,6 +23,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -272,7 +273,7 @@ def accumulate(
             records, every length shared.
     """
     ladder = micro_batch if isinstance(micro_batch, Ladder) else Ladder(micro_batch)
-    lengths = [_tokens(example) for example in examples]
+    lengths = [_tokens(example, ladder) for example in examples]
     by_length = [sorted(unit, key=lengths.__getitem__) for unit in units]
     for piece in pieces(by_length, lengths, ladder):
         run_piece(model, task, [examples[record] for record in piece.records], piece)
@@ -282,15 +283,24 @@ def accumulate(
 def run_piece(model: AdapterModel, task: Task, records: Sequence[Example], piece: MicroBatch) -> None:
     """Forward and backward through one piece; each record's gradients lie where Opacus puts them."""
     width = None if piece.shape is None else piece.shape[1]
-    batch = task.collate([*records, *[NOTHING] * (piece.rows - len(records))], width)
+    length = width if width is not None and piece.full else 1
+    nothing = Example(NOTHING.tokens * length, NOTHING.targets * length, cut=0)
+    empty = replace(nothing, rejected=nothing, beside=nothing)
+    batch = task.collate([*records, *[empty] * (piece.rows - len(records))], width)
     losses = task.losses(model.module, {name: part.to(model.device) for name, part in batch.items()})
     torch.autograd.backward(losses.sum())
 
 
-def _tokens(example: Example) -> int:
-    """Tokens of a record: of the longest sequence, if it is a pair or has another beside it."""
-    parts = (each for each in (example, example.rejected, example.beside) if each is not None)
-    return max(len(each.tokens) for each in parts)
+def _tokens(example: Example, ladder: Ladder) -> int:
+    """Tokens of a record: of the longest sequence, if it is a pair or has another beside it.
+
+    Where that one would fill the top rung and another not, the record is made too long for any rung.
+    """
+    parts = [each for each in (example, example.rejected, example.beside) if each is not None]
+    lengths = [len(each.tokens) for each in parts]
+    most = max(lengths)
+    top = max(ladder.rungs, default=0)
+    return most + 1 if most == top > min(lengths) else most
 
 
 class Helpers(Protocol):

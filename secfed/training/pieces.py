@@ -10,7 +10,8 @@ the shapes that a unit's gradient is computed in must follow from that unit alon
 - A unit of several records has pieces of its own, cut by its own lengths. It may need several: it is
   complete where its last record stands.
 
-A shared piece holds at least one padded row: where no row is padded, models take other ways.
+Where no row of a piece is padded, models take other ways. So in shared pieces either every row is padded
+or none is: those of the longest records, which have the top rung's length themselves.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class MicroBatch:
         shares: For every record, one over the number of records of its unit.
         complete: How many of the piece's units end here; at most one goes on in the next piece.
         shape: Rows and tokens to fill up to; None where all is one unit's, and its own lengths decide.
+        full: With a shape: no row is padded, made-up ones neither.
     """
 
     records: tuple[int, ...] = field(repr=False)
@@ -52,6 +54,7 @@ class MicroBatch:
     shares: tuple[float, ...] = field(repr=False)
     complete: int
     shape: tuple[int, int] | None = None
+    full: bool = False
 
     @property
     def rows(self) -> int:
@@ -87,8 +90,11 @@ class Ladder:
         return tuple(count for count in COUNTS if count <= self.size and count * rung <= MOST_TOKENS)
 
     def rung(self, length: int) -> int | None:
-        """What a record is padded to; None for one that goes through by itself."""
-        found = next((rung for rung in self.rungs if rung >= length), None)
+        """What a record is padded to, by a token at least, unless it has the top rung's length itself; None
+        for one that goes through by itself.
+        """
+        rungs = self.rungs
+        found = next((rung for rung in rungs if rung > length or rung == length == rungs[-1]), None)
         return None if found in self.alone else found
 
 
@@ -100,26 +106,25 @@ def pieces(units: Sequence[Sequence[int]], lengths: Sequence[int], ladder: Ladde
         lengths: Tokens of every record, by position: of the longest sequence, where it has several.
         ladder: Shapes of shared pieces.
     """
-    shared: defaultdict[int, list[int]] = defaultdict(list)
+    shared: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
     for unit in units:
         rung = ladder.rung(lengths[unit[0]]) if len(unit) == 1 else None
         if rung is not None:
-            shared[rung].append(unit[0])
+            shared[rung, lengths[unit[0]] == rung].append(unit[0])
         else:
             longest = max(lengths[record] for record in unit)
             size = min(ladder.size, max(1, MOST_TOKENS // longest))
             yield from micro_batches([unit], lengths, size)
-    for rung in sorted(shared):
-        waiting = shared[rung]
-        while waiting:
-            counts = ladder.counts(rung)
-            rows = min((count for count in counts if count >= len(waiting)), default=counts[0])
-            taken = waiting[:rows]
-            if len(taken) == rows and all(lengths[record] == rung for record in taken):
-                taken = taken[:-1]  # the place that is left has padding
-            waiting = waiting[len(taken) :]
+    for (rung, full), waiting in sorted(shared.items()):
+        counts = ladder.counts(rung)
+        start = 0
+        while start < len(waiting):
+            left = len(waiting) - start
+            rows = min((count for count in counts if count >= left), default=counts[0])
+            taken = waiting[start : start + rows]
+            start += rows
             count = len(taken)
-            yield MicroBatch(tuple(taken), tuple(range(count)), (1.0,) * count, count, (rows, rung))
+            yield MicroBatch(tuple(taken), tuple(range(count)), (1.0,) * count, count, (rows, rung), full)
 
 
 def micro_batches(units: Sequence[Sequence[int]], lengths: Sequence[int], size: int) -> Iterator[MicroBatch]:

@@ -16,7 +16,7 @@ cannot be trained on it, is found out here, and says nothing of any site's rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import numpy as np
@@ -96,7 +96,8 @@ def look(
             uneven = set()
             for rung in ladder.rungs:
                 rows = ladder.counts(rung)[0]
-                if not pieces.even(rung, ladder.counts(rung)):
+                kinds = (False, True) if rung == ladder.rungs[-1] else (False,)
+                if not all(pieces.even(rung, ladder.counts(rung), full=full) for full in kinds):
                     uneven.add(rung)
             alone = ladder.rungs if pieces.reads else uneven
             return Ladder(size, max_length, frozenset(alone))
@@ -132,32 +133,36 @@ class _Pieces:
         optimizer.zero_grad()
         accumulate(self._model, self._task, rows, [range(len(rows))], optimizer, Ladder(ladder.size, 1))
 
-    def even(self, rung: int, counts: Sequence[int]) -> bool:
+    def even(self, rung: int, counts: Sequence[int], *, full: bool) -> bool:
         """Whether a row's gradients are the same at every place of every number of rows.
 
-        Two rows stand at every second place each, one of them with padding; and the other way round.
+        Two rows stand at every second place each, and in the fewest also the other way round. They have
+        padding, a little and more, or all the tokens of the rung if it is `full`.
         """
-        rows = self.row(rung - 1 or 1), self.row(rung)
+        rows = [self.row(rung if full else max(1, length)) for length in (rung - 1, 2 * rung // 3)]
         first: dict[int, list[Tensor]] = {}
         for count in counts:
             for begin in (0, 1) if count == counts[-1] else (0,):
                 which = [(begin + place) % 2 for place in range(count)]
-                samples = self._samples([rows[each] for each in which], rung)
-                for place, each in enumerate(which):
-                    own = [part[place] for part in samples]
-                    known = first.setdefault(each, [part.clone() for part in own])
-                    if not all(torch.equal(part, one) for part, one in zip(own, known, strict=True)):
+                records = [rows[each] for each in which]
+                with self._watched() if count == counts[-1] else nullcontext():
+                    samples = self._samples(records, rung, full=full)
+                for place in (0, 1):
+                    own = [part[place::2] for part in samples]
+                    known = first.setdefault(which[place], [part[:1].clone() for part in own])
+                    if not all(bool((part == one).all()) for part, one in zip(own, known, strict=True)):
                         return False
         return True
 
-    def _samples(self, records: Sequence[Example], rung: int) -> list[Tensor]:
+    def _samples(self, records: Sequence[Example], rung: int, *, full: bool) -> list[Tensor]:
         """Each record's gradients, array by array, and what the base alone says of it."""
         count = len(records)
-        piece = MicroBatch(tuple(range(count)), tuple(range(count)), (1.0,) * count, count, (count, rung))
+        piece = MicroBatch(
+            tuple(range(count)), tuple(range(count)), (1.0,) * count, count, (count, rung), full
+        )
         optimizer = self._optimizer()
         optimizer.zero_grad()
-        with self._watched():
-            run_piece(self._model, self._task, records, piece)
+        run_piece(self._model, self._task, records, piece)
         samples: list[Tensor] = []
         for parameter in self._parameters:
             part: Any = parameter

@@ -59,23 +59,28 @@ def test_the_reference_is_the_base_model(
 
 
 def test_every_response_is_asked_once(model: Callable[..., AdapterModel], examples: list[Any]) -> None:
-    """Also across batches, and under another adapter: the base does not change."""
+    """Also across batches of one width, and under another adapter: the base does not change."""
     here, reference, calls = model("llama"), Reference(), []
     watch = here.module.register_forward_pre_hook(
         lambda _module, _args, options: calls.append(len(options["input_ids"])), with_kwargs=True
     )
 
-    def ask(part: list[Any]) -> torch.Tensor:
-        return reference.log_likelihoods(here.module, collate(part, 1), reference.numbers(part))
+    def ask(part: list[Any], width: int | None = 24) -> torch.Tensor:
+        batch = collate(part, 1, width)
+        return reference.log_likelihoods(here.module, batch, reference.numbers(part, width))
 
     first = ask(examples[:5])
     with torch.no_grad():
         for parameter in here.parameters.values():
             parameter.mul_(3.0)
-    again = ask(examples[2:])
+    again = ask(examples[1:5])
+    assert calls == [5]
+    ask(examples[:5], None)  # rounded by its own shape: not what the others are told
+    ask(examples[1:5], None)
+    ask(examples[:5], None)
     watch.remove()
-    assert calls == [5, 3]
-    assert torch.equal(first[2:], again[:3])
+    assert calls == [5, 5, 4]
+    assert torch.equal(first[1:], again)
 
 
 def test_switching_the_adapter_off_leaves_no_trace(model: Callable[..., AdapterModel]) -> None:
