@@ -93,7 +93,7 @@ def test_unpair_takes_the_prompt_that_both_responses_begin_with(tmp_path: Path, 
     [
         ([{"prompt": "x", "chosen": "y"}], (), "no column 'rejected'"),
         ([{"prompt": "x", "chosen": "y", "rejected": None}], (), "row 1, column 'rejected': no value"),
-        ([{"prompt": "x", "completion": "y", "label": True}], (), "no column 'chosen'"),
+        ([{"prompt": "x", "completion": "y", "label": True}], (), "no columns 'chosen', 'rejected'"),
         ([{"chosen": "x y", "rejected": "x z"}, {"chosen": "y", "rejected": "z"}], (), "row 2: no column"),
         (pairs("a", 1), ("--unit", "patient"), "no column 'patient'"),
         (pairs("a", 1), ("--unit", "label"), "'label' is none"),

@@ -72,4 +72,4 @@ def test_rows_without_the_trainers_columns_are_named(
     folder.write(tmp_path / "a", spec_of("llama", "dpo"), first_adapter(train_spec("llama", "dpo")))
     data = write_rows(rows_for("llama", 3, trainer="sft"))
     assert main.run(["eval", "--adapter", str(tmp_path / "a"), "--data", str(data)]) != 0
-    assert "no column 'chosen'" in capsys.readouterr().err
+    assert "no columns 'chosen', 'rejected'" in capsys.readouterr().err
