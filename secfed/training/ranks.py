@@ -41,7 +41,7 @@ from secfed.training.models import weights_sha256
 from secfed.training.pieces import Ladder
 from secfed.training.spec import adapter_spec
 from secfed.training.task import Example, Task
-from secfed.training.trainer import MICRO_BATCH, Precision, ladder_of, load_model, set_threads
+from secfed.training.trainer import MICRO_BATCH, Precision, ladder_of, load_model
 
 __all__ = ["Team", "assist"]
 
@@ -212,7 +212,6 @@ class _Part:
         precision: Precision,
         micro_batch: int,
     ) -> None:
-        set_threads(None)
         self._clip = float(dp.clip)
         self._names = by_name(train.strategy).trainable(train.adapter)
         self._task: Task = task_of(adapter_spec(train), folder, train.max_length, train.preference)

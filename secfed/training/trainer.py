@@ -36,7 +36,7 @@ from secfed.training.random import PoissonSampler, Streams
 from secfed.training.spec import ADAM_BETAS, adapter_spec, planned_event, update_bound
 from secfed.training.task import Example, Task
 
-__all__ = ["LocalTrainer", "Precision", "clamp", "ladder_of", "load_model", "set_threads"]
+__all__ = ["LocalTrainer", "Precision", "clamp", "ladder_of", "load_model"]
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 """How the frozen base's numbers are kept at one site; adapters are float32, clipping and noise float64."""
@@ -81,7 +81,8 @@ class LocalTrainer:
         precision: Precision = "float32",
         helpers: Helpers | None = None,
     ) -> None:
-        set_threads(threads)
+        if threads is not None:
+            torch.set_num_threads(threads)
         spec = adapter_spec(train)
         self._train = train
         self._dp = dp
@@ -287,16 +288,6 @@ def ladder_of(
         max_length=train.max_length,
         records_per_unit=dp.records_per_unit,
     )
-
-
-def set_threads(threads: int | None) -> None:
-    """Threads of torch, for the whole process; None leaves them. Numbers too small to be normal become 0.
-
-    Processors take longer over such numbers, so that a made-up adapter could make time tell of rows.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
 
 
 def clamp(update: NamedArrays, bound: float) -> tuple[dict[str, NDArray[np.float32]], int]:
