@@ -72,7 +72,7 @@ def _options(
     del debug, version
 
 
-app.command("demo", short_help="A whole federation on this machine, in 75 to 90 seconds.")(demo.demo)
+app.command("demo", short_help="A whole federation on this machine, in about two minutes.")(demo.demo)
 app.command("init", short_help="Make a federation: roster key, aggregator and admin.")(federation.init)
 app.command("enroll", short_help="Take sites into the roster; an invite for each.")(federation.enroll)
 app.command("revoke", short_help="Take a site out of the roster.")(federation.revoke)
