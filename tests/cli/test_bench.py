@@ -222,6 +222,7 @@ def test_what_is_broken_off_leaves_no_process_no_folder_and_no_traceback(
     with subprocess.Popen(
         [sys.executable, "-m", "secfed", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=_hear_ctrl_c,
     ) as popen:  # fmt: skip
         try:
             wait_for(lambda: bool(list(disk.glob(begun))))
@@ -234,6 +235,11 @@ def test_what_is_broken_off_leaves_no_process_no_folder_and_no_traceback(
             if alive(popen.pid):
                 os.killpg(popen.pid, signal.SIGKILL)
     assert list(disk.iterdir()) == []
+
+
+def _hear_ctrl_c() -> None:
+    """As at a terminal, also where the tests run as a background job that a shell made deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
