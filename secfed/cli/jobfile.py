@@ -91,6 +91,7 @@ def template(kind: str) -> JobFile:
                 target_modules=("query", "value"),
                 optimizer="sgd",
                 learning_rate=1.0,
+                max_length=32,
                 labels=("negative", "positive"),
             ),
             privacy=PrivacySection(

@@ -23,7 +23,7 @@ from typing import Final
 
 __all__ = ["COUNTS", "MOST_TOKENS", "RUNGS", "Ladder", "MicroBatch", "micro_batches", "pieces"]
 
-RUNGS: Final = (8, 16, 24, 32, 48, 64, 96, 128)
+RUNGS: Final = (16, 24, 32, 48, 64, 96, 128)
 """Tokens that records in shared pieces are padded to; a longer one fills a piece by itself."""
 
 COUNTS: Final = (16, 8, 4)
@@ -116,15 +116,27 @@ def pieces(units: Sequence[Sequence[int]], lengths: Sequence[int], ladder: Ladde
             size = min(ladder.size, max(1, MOST_TOKENS // longest))
             yield from micro_batches([unit], lengths, size)
     for (rung, full), waiting in sorted(shared.items()):
-        counts = ladder.counts(rung)
         start = 0
-        while start < len(waiting):
-            left = len(waiting) - start
-            rows = min((count for count in counts if count >= left), default=counts[0])
+        for rows in _fewest_tokens(len(waiting), rung, ladder.counts(rung)):
             taken = waiting[start : start + rows]
             start += rows
             count = len(taken)
             yield MicroBatch(tuple(taken), tuple(range(count)), (1.0,) * count, count, (rows, rung), full)
+
+
+def _fewest_tokens(records: int, rung: int, counts: Sequence[int]) -> list[int]:
+    """Rows of the pieces that cost the least for so many records, made-up rows and calls counted."""
+    cost, last = [0], [0]
+    for left in range(1, records + 1):
+        tried = [(cost[max(0, left - rows)] + rows * rung + _PIECE_TOKENS, -rows) for rows in counts]
+        least, rows = min(tried)
+        cost.append(least)
+        last.append(-rows)
+    chosen = []
+    while records > 0:
+        chosen.append(last[records])
+        records -= last[records]
+    return sorted(chosen, reverse=True)
 
 
 def micro_batches(units: Sequence[Sequence[int]], lengths: Sequence[int], size: int) -> Iterator[MicroBatch]:

@@ -50,6 +50,9 @@ _READS: Final = frozenset(
 )  # fmt: skip
 """What brings a number from a tensor into the program, or into a shape."""
 
+_PAYS: Final = 100
+"""Records a round from which shared pieces save more than it takes to look at them."""
+
 _PRODUCTS: Final = frozenset({"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"})
 
 
@@ -61,8 +64,11 @@ def look(
     size: int,
     max_length: int,
     records_per_unit: int,
+    records: float,
 ) -> Ladder:
     """Run every shape of piece that private training can meet; the adapter is left as it was.
+
+    Where a round has few records, each goes through by itself: that costs less than a look at all shapes.
 
     Args:
         model: As it will be trained.
@@ -71,6 +77,7 @@ def look(
         size: Most records of a piece.
         max_length: Longest row of the plan, in tokens.
         records_per_unit: Most records of a unit, which has pieces of its own if it has several.
+        records: How many a round draws by the plan.
 
     Returns:
         The shapes that may be used.
@@ -93,6 +100,8 @@ def look(
             for rows in (1, *([most] if records_per_unit > 1 and size > 1 else [])):
                 length = max_length if rows == 1 else min(max_length, max(1, MOST_TOKENS // rows))
                 pieces.whole([pieces.row(length) for _ in range(rows)], ladder)
+            if records < _PAYS:
+                return Ladder(size, max_length, frozenset(ladder.rungs))
             uneven = set()
             for rung in ladder.rungs:
                 rows = ladder.counts(rung)[0]

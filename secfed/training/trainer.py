@@ -275,7 +275,7 @@ def ladder_of(
 ) -> Ladder:
     """The shapes of a private job's pieces; every one of them went through the model.
 
-    With a base in bfloat16 every record goes through it by itself.
+    With a base in bfloat16, or where a round has few records, each of them goes through it by itself.
 
     Raises:
         ConfigError: See `probe.look`.
@@ -287,6 +287,7 @@ def ladder_of(
         size=1 if precision == "bfloat16" else micro_batch,
         max_length=train.max_length,
         records_per_unit=dp.records_per_unit,
+        records=train.steps * dp.batch,
     )
 
 

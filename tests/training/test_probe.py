@@ -40,7 +40,7 @@ class Site:
 
     def ladder(self, size: int = 16) -> Ladder:
         return probe.look(
-            self.model, self.task, self.names, size=size, max_length=LONGEST, records_per_unit=1
+            self.model, self.task, self.names, size=size, max_length=LONGEST, records_per_unit=1, records=1000
         )
 
     def clipped_sum(self, records: Sequence[int], ladder: Ladder) -> np.ndarray:
@@ -162,7 +162,7 @@ def test_a_length_at_which_the_last_bit_follows_the_piece_is_not_shared(
 ) -> None:
     here = site("bert")
     here.model.module.head.register_forward_pre_hook(lambda _layer, inputs: (ByPlace(step)(inputs[0]),))
-    assert here.ladder().alone == {8, 16, 24}
+    assert here.ladder().alone == {16, 24}
     before = here.clipped_sum(range(9), here.ladder())
     after = here.clipped_sum(range(10), here.ladder())
     assert np.linalg.norm(after - before - here.clipped_sum([9], here.ladder())) < 1e-12 * CLIP
@@ -177,7 +177,7 @@ def test_a_model_whose_numbers_decide_what_it_does_shares_nothing(site: Callable
 
     base.get_submodule("encoder.layer.1.intermediate").register_forward_hook(cut)
     ladder = here.ladder()
-    assert ladder.alone == {8, 16, 24}
+    assert ladder.alone == {16, 24}
     assert ladder.rung(5) is None
 
 
@@ -197,9 +197,34 @@ def test_what_does_not_fit_is_found_on_made_up_rows(
 
     monkeypatch.setattr(ClippingOptimizer, "clip_and_accumulate", in_little_memory)
     with pytest.raises(ConfigError, match="16 made-up rows") as refusal:
-        make_trainer("llama", train_spec("llama"), dp_spec(), rows=1)
+        make_trainer("llama", train_spec("llama", steps=9), dp_spec(), rows=1)
     assert "max_length" in refusal.value.hint
-    make_trainer("llama", train_spec("llama"), dp_spec(), rows=1, micro_batch=8)
+    make_trainer("llama", train_spec("llama", steps=9), dp_spec(), rows=1, micro_batch=8)
+
+
+def test_few_records_a_round_are_not_worth_a_look_at_shared_pieces(
+    make_trainer: Callable[..., LocalTrainer], train_spec: Callable[..., Any], dp_spec: Callable[..., Any]
+) -> None:
+    few, many = (
+        make_trainer("bert", train_spec("bert", steps=steps), dp_spec(), rows=1).ladder for steps in (8, 9)
+    )
+    assert few is not None
+    assert many is not None
+    assert (few.alone, many.alone) == (set(few.rungs), set())
+    assert few.rungs == many.rungs != ()
+
+
+def test_the_pieces_of_a_length_are_those_that_cost_least() -> None:
+    """A piece more costs as much as 32 tokens: of short rows one is filled up, of long ones two are cut."""
+
+    def rows(records: int, length: int) -> list[int]:
+        units = [(record,) for record in range(records)]
+        return [piece.rows for piece in pieces(units, [length] * records, Ladder(16))]
+
+    assert [rows(9, length) for length in (10, 20, 60)] == [[8, 4], [8, 4], [8, 4]]
+    assert [rows(13, length) for length in (10, 20, 60)] == [[16], [16], [8, 8]]
+    assert rows(40, 20) == [16, 16, 8]
+    assert rows(3, 20) == [4]
 
 
 def test_pieces_of_single_records_follow_from_each_length_alone() -> None:
@@ -211,7 +236,7 @@ def test_pieces_of_single_records_follow_from_each_length_alone() -> None:
         wide = [lengths[record] for record in piece.records]
         if piece.shape is None:
             assert len(wide) == 1
-            assert wide[0] > 128 or 8 <= wide[0] < 16
+            assert wide[0] > 128 or wide[0] < 16
             continue
         rows, rung = piece.shape
         assert {ladder.rung(each) for each in wide} == {rung}

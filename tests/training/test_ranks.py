@@ -37,7 +37,7 @@ SECOND = Path(__file__).with_name("second_rank.py")
 STREAM_KEY = b"\x07" * 32
 WAIT_S = 240
 CPU = torch.device("cpu")
-LADDER = Ladder(16, 24)
+LADDER = Ladder(16, 24, frozenset({16, 24}))
 ROWS, PERSONS = 40, 17
 
 Start = Callable[[str], tuple[Team, "subprocess.Popen[bytes]"]]

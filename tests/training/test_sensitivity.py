@@ -197,5 +197,5 @@ def test_a_mean_over_the_batchs_tokens_would_be_seen(
     honest = bench("sft", "llama", layers=1)
     task = TokenMean(transformers.AutoTokenizer.from_pretrained(base_folder("llama", 1)), 24)
     shared = Bench(honest.model, task, rows_for("llama", ROWS, trainer="sft"), honest.names)
-    moved = walk(shared, 60, random.Random(1), share=1.0)
+    moved = walk(shared, TRIALS, random.Random(1), share=1.0)
     assert max(moved["presence"]) > 1.05
