@@ -49,6 +49,9 @@ Notices = dict[ClientId, list[VoidNotice]]
 _BACK_OFF_MAX_S = 30.0
 """Longest pause between a void attempt and the next with the same sites, seconds."""
 
+_VOIDS_MAX = 20
+"""So many attempts that came to nothing, some ten minutes of pauses, are no passing trouble any more."""
+
 
 class SeatState(Enum):
     """Where a site stands in a round; the value is what people read."""
@@ -146,7 +149,7 @@ class OpenRound:
         self.aborted: Aborted | None = None
         self._masked: list[_Masked] = []
         self._able: tuple[object, tuple[ClientId, ...]] = (None, ())
-        self._voids = 0
+        self._voids, self._last_void = 0, ""
         self._not_before = self.opened
         self._tried: frozenset[ClientId] = frozenset()
         self.attempts = self._take_up()
@@ -301,7 +304,8 @@ class OpenRound:
         return "", cohort
 
     def stuck(self) -> str:
-        """Why no cohort can come together: too many sites, too many that declined, or the deadline passed.
+        """Why no cohort can come together: too many sites, too many that declined, or the deadline passed; or
+        that one after the other came to nothing.
 
         Empty if one may.
         """
@@ -320,6 +324,8 @@ class OpenRound:
                 return str(error)
             if declined:
                 return f"{error}; {_sites('declined by', declined)}"
+        if self._voids >= _VOIDS_MAX:
+            return f"{self._voids} attempts came to nothing, the last one: {self._last_void}"
         return self.awaited(now) if now >= self.deadline else ""
 
     def extend(self) -> None:
@@ -405,7 +411,7 @@ class OpenRound:
         for site in cohort:
             self._notices.setdefault(site, []).append(notice)
         discard_uploads(self._house, h)
-        self._voids += 1
+        self._voids, self._last_void = self._voids + 1, reason
         now = self._house.clock.monotonic()
         self._not_before = now + min(2.0 ** (self._voids - 1), _BACK_OFF_MAX_S)
         self.live = None

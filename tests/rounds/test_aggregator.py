@@ -462,6 +462,31 @@ def test_a_void_attempt_is_not_repeated_at_once_with_the_same_sites(hall: Any) -
     assert all("refused: no" in facts["reason"] for facts in h.notes.of("attempt_voided"))
 
 
+def test_a_round_whose_attempts_all_come_to_nothing_pauses_its_job_and_says_why(hall: Any) -> None:
+    """Somebody has to look; the round goes on where it was once the job is resumed."""
+    h = hall(3)
+    h.start_job(deadlines=Deadlines(phase_s=5))
+
+    def refuse(name: ClientId) -> bool:
+        if name != "hosp-b":
+            return False
+        h.federation.machines[name].says = Refused(h.rounds._open.live.h, "no")
+        return True
+
+    h.before[Bundles] = refuse
+    h.run(rounds=700, pass_time=1.0, patience=700)
+    (job,) = h.rounds.status().jobs
+    assert len(h.notes.of("attempt_voided")) == 20
+    assert job.state == "paused"
+    assert "round 1: 20 attempts came to nothing, the last one: " in job.waiting_for
+    assert "refused: no" in job.waiting_for
+    h.before.clear()
+    h.rounds.control(JobCommand(job.job, "resume"), ClientId("admin"))
+    h.run(until="round_ended")
+    (end,) = h.ends
+    assert (end.state, end.included, end.attempt) == ("published", tuple(SITES[:3]), 21)
+
+
 def test_of_a_void_attempt_no_messages_are_kept(hall: Any) -> None:
     """A thousand members' bundles are 100 MB: what binds the next cohort is their places alone."""
     h = hall(3)
