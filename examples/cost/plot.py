@@ -65,9 +65,12 @@ def draw(records: list[Record], theme: Theme) -> Figure:
     whole = [r for r in records if not r["dropouts"]]
     panel(client_d, theme, "A client, 10 members", "coordinates d", "coordinates", "client",
           {"nobody lost": [r for r in ten if not r["dropouts"]]})  # fmt: skip
+    near = [r for r in whole if r["neighbours"] == r["clients"] - 1]
     sizes = {"d = 100 000": 100_000, "d = 1 000 000": 1_000_000}
+    lines = {name: [r for r in near if r["coordinates"] == size] for name, size in sizes.items()}
+    ring = [r for r in whole if r["neighbours"] < r["clients"] - 1]
     panel(client_k, theme, "A client, by its neighbours", "neighbours k", "neighbours", "client",
-          {name: [r for r in whole if r["coordinates"] == size] for name, size in sizes.items()})  # fmt: skip
+          lines | ({"d = 100 000, of 200 and 400 on a ring": ring} if ring else {}))  # fmt: skip
     panel(
         sum_n, theme, "The aggregator's sum, d = 100 000", "members n", "clients", "aggregator", by_share(few)
     )
