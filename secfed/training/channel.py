@@ -51,7 +51,8 @@ class Channel:
     Args:
         rank: This process's number, from 0.
         size: How many there are, at least 2.
-        meeting: A file that is not there yet, the same for all, in a folder of the site's user alone.
+        meeting: A file that is not there yet, the same for all, in a folder of the site's user alone; it is
+            gone once all have met.
         joining: How long the others may take to start.
 
     Raises:
@@ -73,12 +74,14 @@ class Channel:
             secret = bytes.fromhex(store.get(_ENTRY).decode())
             self._group: Any = ProcessGroupGloo(store, rank, size, options)
         self._greet(secret)
+        if rank == 0:
+            meeting.unlink(missing_ok=True)  # all have read it: its secret need not outlive the greeting
         self._group.set_timeout(_PATIENCE)
         self._from_first, self._to_first = BroadcastOptions(), ReduceOptions()
         self._from_first.rootRank = self._to_first.rootRank = 0
 
     def close(self) -> None:
-        """Hang up; the last rank that does takes the meeting's file away."""
+        """Hang up."""
         self._group = None
 
     def say(self, kind: str, said: Mapping[str, Any], arrays: NamedArrays) -> None:
