@@ -6,14 +6,16 @@ appears only with `--debug`. Nothing heavy is imported here, so that `--help` is
 
 from __future__ import annotations
 
-import itertools
+import copy
+import functools
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from secfed import __version__
 from secfed.cli import (
@@ -110,9 +112,11 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code; what failed was said on standard error, in two lines.
     """
-    debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), arguments)
+    first = next((at for at, word in enumerate(arguments) if not word.startswith("-")), len(arguments))
+    debug = "--debug" in arguments[:first]
+    command = _command(arguments[first] if first < len(arguments) else None)
     try:
-        code = app(list(arguments) or ["--help"], prog_name="secfed", standalone_mode=False)
+        code = command(list(arguments) or ["--help"], prog_name="secfed", standalone_mode=False)
     except typer.TyperException as problem:
         return _misused(problem)
     except Exception as problem:  # noqa: BLE001 - the last line of defence against a raw traceback
@@ -122,6 +126,22 @@ def run(arguments: Sequence[str]) -> int:
     if code == INTERRUPTED:
         typer.echo("stopped", err=True)
     return code if isinstance(code, int) else 0
+
+
+@functools.cache
+def _command(word: str | None) -> Callable[..., Any]:
+    """The whole command, in which groups of another name than this are left without their commands.
+
+    Making the commands of all groups takes longer than all else that a short command does.
+    """
+    trunk = copy.copy(app)
+    trunk.registered_groups = []
+    for group in app.registered_groups:
+        if group.name != word:
+            group = copy.copy(group)
+            group.typer_instance = typer.Typer()
+        trunk.registered_groups.append(group)
+    return get_command(trunk)
 
 
 def _keep_to_itself() -> None:

@@ -246,7 +246,8 @@ import os, resource
 from secfed.cli import main
 resource.setrlimit(resource.RLIMIT_CORE, (4096, resource.RLIM_INFINITY))
 os.environ["HF_HUB_OFFLINE"] = "0"
-main.app = lambda *_, **__: print(resource.getrlimit(resource.RLIMIT_CORE), os.environ["HF_HUB_OFFLINE"])
+shown = lambda *_, **__: print(resource.getrlimit(resource.RLIMIT_CORE), os.environ["HF_HUB_OFFLINE"])
+main._command = lambda _: shown
 main.main()
 """
 
