@@ -6,6 +6,8 @@ SECFED_CACHE ?= $(HOME)/.cache/secfed
 export SECFED_CACHE
 export HF_HUB_OFFLINE = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Compiled sources are kept, whatever a container says: each process would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := $(VENV)/bin
 CORES := 2
