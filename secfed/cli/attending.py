@@ -51,12 +51,11 @@ def attend(client: Client, lines: Lines, *, only: JobId | None, one_round: bool,
 
     Raises:
         BudgetExceededError, PolicyRefusedError: This site stays out, and there is nothing else for it to do.
-        ConfigError: The one job, or any, was not started in time.
+        ConfigError: The one job, or any, was not started in time; or it was over before its one round.
         RoundAbortedError: The one job failed, or the one round ended without this site.
         SecfedError: See `take_part`.
     """
-    for leftover in client.rounds.leftovers:
-        _bury(client, lines, leftover)
+    included = {leftover.job for leftover in client.rounds.leftovers if _bury(client, lines, leftover)}
     wanted = None
     if only is not None or one_round:
         wanted = _Wanted(client, lines, only, time.monotonic() + job_wait_s)
@@ -84,29 +83,39 @@ def attend(client: Client, lines: Lines, *, only: JobId | None, one_round: bool,
         if isinstance(fact, Setback):
             continue
         if wanted is not None and wanted.is_over():
+            if one_round and only not in included:
+                raise ConfigError(
+                    f"job {only} came to its end without this vector",
+                    hint="`secfed job list` shows which jobs can still take one.",
+                )
             return
         if refusals and not _anything_left(client, refusals):
             raise list(refusals.values())[-1]
 
 
-def _bury(client: Client, lines: Lines, leftover: RoundId) -> None:
-    """Hear the end of a round that closed while this client was away; its contribution is deleted then."""
+def _bury(client: Client, lines: Lines, leftover: RoundId) -> bool:
+    """Hear the end of a round that closed while this client was away; its contribution is deleted then.
+
+    Returns:
+        Whether its vector is known to be in the round's sum.
+    """
     try:
         jobs = client.link.status(leftover.job).jobs
         job = next((each for each in jobs if each.job == leftover.job), None)
         if job is None or leftover.round not in {each.round for each in job.history}:
-            return
+            return False
         told = client.link.exchange(Ready(leftover.job, leftover.round, NO_DIGEST))
         if not (isinstance(told, Ask) and isinstance(told.request, OutcomeNotice)):
-            return
+            return False
         included = client.rounds.bury(leftover, told.request)
     except (PeerError, ConfigError) as problem:  # such as a job that this aggregator does not know
         lines.say(f"setback: the end of round {leftover} cannot be heard: {problem}")
-        return
+        return False
     how = "included" if included else "not included"
     lines.say(
         f"round {leftover.round}/{job.rounds}  of job {leftover.job} ended in this client's absence: {how}"
     )
+    return included
 
 
 def _anything_left(client: Client, refusals: dict[JobId, SecfedError]) -> bool:

@@ -221,6 +221,19 @@ def test_a_push_whose_job_went_away_waits_no_longer_than_it_said(monkeypatch: py
     assert client.now == 2
 
 
+def test_a_push_to_a_job_that_is_over_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its vector is in no sum, unless an earlier start of it left it in a round that has ended since."""
+    over = [past(FIRST, "done", 1)]
+    client = Told((Awaited("no job is running", 0), over), first=over)
+    with pytest.raises(ConfigError, match="job first came to its end without this vector"):
+        attend(client, monkeypatch, only=FIRST, one_round=True)
+    again = Told((Awaited("no job is running", 0), over), first=over)
+    again.leftovers = (RoundId(FIRST, 1),)
+    again.answer = Ask(NO_DIGEST, OutcomeNotice(NO_DIGEST, Signed(b"", b"")))
+    attend(again, monkeypatch, only=FIRST, one_round=True)
+    assert (again.now, len(again.buried)) == (1, 1)
+
+
 @pytest.mark.parametrize("refusal", [BUDGET, POLICY, DataError("no column")])
 def test_a_refusal_of_the_one_job_ends_it(refusal: SecfedError, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Told((DeclinedRound(refusal, FIRST), ()), first=[job(FIRST, "running")])

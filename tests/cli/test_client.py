@@ -405,7 +405,9 @@ def test_what_would_be_waited_for_in_vain_is_refused_at_once(words, why):
 
 
 def test_run_of_one_job_ends_when_the_job_does(play):
-    """Three clients that are there before the job: each is included, says so in one line, and ends with 0."""
+    """Three clients that are there before the job: each is included, says so in one line, and ends with 0. Who
+    comes once it is over is told that its vector went nowhere.
+    """
     play.start_aggregator()
     sites = ("hosp-a", "hosp-b", "hosp-c")
     for site in sites:
@@ -422,6 +424,9 @@ def test_run_of_one_job_ends_when_the_job_does(play):
         lines = [line for line in process.output.splitlines() if not line.startswith("{")]
         assert any(line.startswith("round 1/1  included  not private") for line in lines)
         assert lines[-1] == "job vector-sum is done"
+    late = play.push("hosp-a", vector(play, "hosp-a", w=np.zeros(5)), "--job", "vector-sum")
+    assert late.wait(180) == 2, late.output
+    assert "error: job vector-sum came to its end without this vector\n" in late.output
 
 
 def test_a_declared_event_is_charged_to_the_data_sets_ledger(play):
