@@ -15,7 +15,7 @@ CORES := 2
 WORKERS := 3
 PIP_ARGS ?=
 
-.PHONY: demo demo-vector test lint setup setup-demo slow bench proto clean
+.PHONY: demo demo-vector test lint setup setup-demo slow gpu bench proto clean
 
 demo: setup-demo
 	$(BIN)/secfed demo --models $(SECFED_CACHE)
@@ -37,6 +37,10 @@ MINUTES ?= 20
 slow: setup setup-assets
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "slow and not gpu" --minutes $(MINUTES)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --hypothesis-profile roam tests/crypto tests/encoding tests/identity tests/privacy tests/secagg tests/store tests/wire
+
+# On a machine with a CUDA device.
+gpu: setup setup-assets
+	$(BIN)/python -m pytest -n 0 -m gpu
 
 # A missed aim ends its benchmark with 1; the others still run.
 bench: setup setup-assets

@@ -1,11 +1,12 @@
 """What a DP-SGD step costs beside a step without privacy and beside plain Opacus hooks, in one run.
 
-Four kinds of steps on the same batch, cut into the same pieces:
+Four kinds of steps on the same batch, each cut as that kind needs it:
 
-- `plain`: PEFT's layers, the mean gradient, one step of SGD;
+- `plain`: PEFT's layers, the mean gradient, one step of SGD; pieces of so many records, by length;
 - `plain, own layers`: the same with the layers of `training.lora_gradients`;
-- `Opacus`: PEFT's layers, `GradSampleHooks` and `DPOptimizer` as they come;
-- `DP-SGD`: what a site runs, with units, float64 sums, noise from a secret stream and the grid.
+- `Opacus`: PEFT's layers, `GradSampleHooks` and `DPOptimizer` as they come; the same pieces;
+- `DP-SGD`: what a site runs in a round of many records, with units, float64 sums, noise from a secret stream
+  and the grid; pieces of fixed shapes, so that rounding couples no records (`training.pieces`).
 
 The models: Llama's architecture with random weights, hidden size 256, 4 layers, 128 tokens a row,
 LoRA r = 8 on q_proj and v_proj; and MiniLM from the cache, movie sentences as a batch draws them.
@@ -146,7 +147,7 @@ def _minilm(models: Path, batch: int) -> BatchSetting:
 
 
 def _pieces_of(setting: BatchSetting, size: int) -> list[list[Example]]:
-    """The pieces that `dpsgd.accumulate` walks a batch in."""
+    """So many records at a time, by length: what nobody's privacy hangs on is cut so that it costs least."""
     lengths = [len(example.tokens) for example in setting.examples]
     ordered = sorted(setting.units, key=lambda unit: lengths[unit[0]])
     return [

@@ -55,8 +55,12 @@ class _Stay:
     upload: tuple[float, float] = (0.0, 0.0)
 
     def journey(self, empty_s: float) -> Journey:
-        """Where the time went."""
-        inside = [(max(begin, self.begun), end) for begin, end in self.calls if end > self.begun]
+        """Where the time went, between its first request and the end that it heard of."""
+        inside = [
+            (max(begin, self.begun), min(end, self.ended))
+            for begin, end in self.calls
+            if end > self.begun and begin < self.ended
+        ]
         in_calls = sum(end - begin for begin, end in inside)
         upload_s = self.upload[1] - self.upload[0]
         return Journey(

@@ -91,8 +91,8 @@ def secure_sum(
 
     FLOOR is what this machine's keystream and additions of the same run allow; short vectors lie far above
     it, because keys, shares and signatures cost the same whatever the length. `until sent` is all that a
-    client does before its vector is on its way. Parts are from one more round, which is profiled;
-    `masks: ...` splits `masks`.
+    client does before its vector is on its way. Parts are of the last round, which is profiled and
+    counts only if it is the only one; `masks: ...` splits `masks` by the keystream's rate.
     """
     from secfed.bench.cohort import Setting
     from secfed.errors import ConfigError

@@ -41,10 +41,14 @@ EXAMPLES: Final[Mapping[str, Example]] = {
         "--canaries canaries/canaries.jsonl --adapter adapter",
     ),
     "audit mechanism": Example("the libraries of secfed[train]", "--trainer classify"),
-    "bench dp-step": Example("the libraries of secfed[train]", "--json"),
+    "bench dp-step": Example(
+        "the libraries of secfed[train], and a model that `make setup-assets` made", "--json"
+    ),
     "bench keystream": Example("nothing", "--json"),
     "bench secure-sum": Example("nothing", "--json"),
-    "bench targets": Example("a machine with nothing else to do", "--json"),
+    "bench targets": Example(
+        "a machine with nothing else to do; but with --no-training what `bench dp-step` needs", "--json"
+    ),
     "budget calibrate": Example("nothing", "--epsilon 4 --sampling-rate 0.01 --steps 1000 --delta 1e-6"),
     "budget epsilon": Example(
         "nothing", "--noise-multiplier 1.1 --sampling-rate 0.01 --steps 1000 --delta 1e-6"

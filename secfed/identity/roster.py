@@ -147,10 +147,13 @@ class Roster:
             wanted = " or ".join(sorted(role.value for role in roles))
             raise NotPermittedError(f"{site} is enrolled as {member.role.value}; this needs {wanted}")
         self.check_validity(now)
-        if not member.valid_from <= now <= member.valid_until:
+        if now < member.valid_from:
             raise CertificateExpiredError(
-                f"{site} is enrolled from {write_time(member.valid_from)}"
-                f" to {write_time(member.valid_until)}; it is {write_time(now)}"
+                f"{site} is enrolled from {write_time(member.valid_from)} on; it is {write_time(now)}"
+            )
+        if now > member.valid_until:
+            raise CertificateExpiredError(
+                f"{site} was enrolled to {write_time(member.valid_until)}; it is {write_time(now)}"
             )
         member.certificate.check_validity(now)
         return member

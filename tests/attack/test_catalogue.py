@@ -30,6 +30,9 @@ Run = Callable[[Venue], Finding]
 
 PATIENCE_S = 180
 
+WHOLE_KIT_S = 300
+"""What all attacks together may take on a machine that does nothing else."""
+
 
 def carry_out(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     """`secfed attack`, in this process."""
@@ -186,7 +189,9 @@ def test_all_rows_against_real_processes(disk: Path) -> None:
     verdicts = {row["name"]: row["verdict"] for row in document["rows"]}
     assert done.returncode == 0, done.stderr
     assert list(verdicts) == [row.name for row in ROWS]
-    assert set(verdicts.values()) == {"DEFENDED", "NOT BUILT"}
+    assert {name for name, verdict in verdicts.items() if verdict != "DEFENDED"} == {"noise-shortfall"}
+    assert verdicts["noise-shortfall"] == "NOT BUILT"
+    assert sum(row["seconds"] for row in document["rows"]) < WHOLE_KIT_S
     print(
         "\n".join(f"{row['verdict']:<10} {row['seconds']:6.1f} s  {row['name']}" for row in document["rows"])
     )

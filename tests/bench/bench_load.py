@@ -34,6 +34,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1] / "transport"))
 
+from aims import tell
 from townhall import Member, Town
 
 from secfed.identity import membership
@@ -49,6 +50,11 @@ PATIENCE_S = 3600
 MB = 1_000_000
 CALLERS = 4
 """Clients that upload at one time: enough to keep both cores busy, few enough for the members' memory."""
+
+LEAST = {4: 40, 16: 10, 64: 2}
+"""Acknowledged uploads a second, by their size in MB."""
+
+PUBLISHED_S, IDLE_MIB = 30, 150
 
 _MEMORY = Path("/dev/shm")
 
@@ -262,13 +268,14 @@ def idle(clients: int) -> tuple[float, float]:
     return held, took
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mb", type=float, nargs="*", default=[4, 16, 64], help="sizes of single uploads")
     parser.add_argument("--each", type=int, default=12, help="uploads of each size")
     parser.add_argument("--clients", type=int, default=100, help="in the round of 16.8 MB; 0 for none")
     parser.add_argument("--idle", type=int, default=1000, help="clients that only wait; 0 for none")
     options = parser.parse_args()
+    met = []
     for size in options.mb:
         most, found = ceiling(size, options.each * 2), wave(options.each, size)
         print(
@@ -276,18 +283,24 @@ def main() -> None:
             f"  ratio {found.rate / most:.2f}",
             flush=True,
         )
+        if size in LEAST:
+            met.append(tell(f"uploads of {size:g} MB", found.rate, LEAST[size], "/s", least=True))
     if options.clients:
         found = wave(options.clients, 16.8)
         print(
             f"{found.uploads} uploads of {found.size_mb:g} MB  acknowledged in {found.acknowledged_s:.1f} s"
             f"  summed and published in {found.published_s:.1f} s  daemon: {found.cpu_s:.1f} CPU s,"
-            f" peak {found.peak_mib:.0f} MiB above idle (target {peak_limit_mib(found):.0f})",
+            f" peak {found.peak_mib:.0f} MiB above idle",
             flush=True,
         )
+        met.append(tell("summed and published", found.published_s, PUBLISHED_S, "s"))
+        met.append(tell("peak above the idle process", found.peak_mib, peak_limit_mib(found), "MiB"))
     if options.idle:
         held, took = idle(options.idle)
         print(f"{options.idle} waiting clients  {held:.0f} MiB above the idle process, all in {took:.1f} s")
+        met.append(tell("waiting clients above the idle process", held, IDLE_MIB, "MiB"))
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

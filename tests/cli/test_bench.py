@@ -86,6 +86,7 @@ def test_a_round_over_loopback_is_split_and_exact(secfed: Callable[..., Any], di
     assert upload["ratio"] is last["ratio"] is None  # of 13 kB: nothing can be said
     assert last["server_cpu_s_per_gb"] > 0
     assert sum(last["shares"].values()) == pytest.approx(1, abs=1e-5)
+    assert all(0 < share < 1 for share in last["shares"].values())
     assert last["exact"] is True
     assert list(disk.iterdir()) == []
 

@@ -405,8 +405,8 @@ def test_what_would_be_waited_for_in_vain_is_refused_at_once(words, why):
 
 
 def test_run_of_one_job_ends_when_the_job_does(play):
-    """Three clients that are there before the job: each is included, says so in one line, and ends with 0. Who
-    comes once it is over is told that its vector went nowhere.
+    """Three clients that are there before the job: each is included, says so in one line, and ends with 0.
+    Who comes once it is over is told that its vector went nowhere.
     """
     play.start_aggregator()
     sites = ("hosp-a", "hosp-b", "hosp-c")

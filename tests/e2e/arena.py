@@ -17,9 +17,11 @@ import numpy as np
 from loopback import BITS, BOUND, KILLED, PATIENCE_S, VALUE, Loopback, Process, Round, assert_exact
 from numpy.typing import NDArray
 
+from secfed.cli.ledgers import SCRATCH_LEDGER
 from secfed.encoding.contribution import decode_contribution_sum
 from secfed.encoding.fixedpoint import FixedPoint
 from secfed.rounds.proposal import COUNTERS
+from secfed.secagg.params import Params
 
 FINISHED, REPEATED, ABORTED = "same attempt finished", "void, repeated", "round aborted"
 
@@ -51,19 +53,25 @@ class Point:
 
 @dataclass
 class Row:
-    """What came of one point."""
+    """What came of one point.
+
+    Attributes:
+        broken: What did not hold, if something did not.
+    """
 
     point: Point
     outcomes: list[str] = field(default_factory=list)
     ready_s: list[float] = field(default_factory=list)
+    broken: str = ""
 
     def line(self) -> str:
         """One line of the table."""
+        held = "BROKEN" if self.broken else "all held"
         came = ", ".join(f"{self.outcomes.count(each)} x {each}" for each in sorted(set(self.outcomes)))
         if not came:
-            return f"{self.point.name:<38} {0:>7}"
-        ready = f"{min(self.ready_s):>6.2f} to {max(self.ready_s):>6.2f}"
-        return f"{self.point.name:<38} {len(self.outcomes):>7}  {came:<30} {'all held':<10} {ready}"
+            return f"{self.point.name:<38} {0:>7}  {self.broken}"
+        ready = f"{min(self.ready_s):>6.2f} to {max(self.ready_s):>6.2f}" if self.ready_s else ""
+        return f"{self.point.name:<38} {len(self.outcomes):>7}  {came:<30} {held:<10} {ready}  {self.broken}"
 
 
 HEADER = f"{'point':<38} {'repeats':>7}  {'outcome':<30} {'invariants':<10} {'ready again, s':>16}"
@@ -211,6 +219,8 @@ class Arena:
             assert len(charged) == 1, f"{name} charged {job} {len(charged)} times"
             sent = {entry["contribution"] for entry in self.play.ledger(name, job, "sent")}
             assert sent <= {self._made(name, job)[0]}, f"{name} sent what it had not made"
+            ledger = self.play.site(name) / "ledger" / SCRATCH_LEDGER
+            self.play.done("ledger", "verify", ledger, "--config", self.play.config(name))
         if outcome == REPEATED:
             assert f"job {job}  attempt 1 is void" in self.play.output("aggregator")
         if outcome == ABORTED:
@@ -226,6 +236,7 @@ class Arena:
         assert included == sorted(set(included))
         assert found.manifest["count"] == found.manifest["weight_sum"] == len(included)
         assert set(included) | set(found.dropped) == set(self.sites)
+        assert len(included) >= Params.complete(len(self.sites), 1, min_cohort=3).floor
         words = sum(self._made(name, job)[1].astype(np.uint64) for name in included)
         total = decode_contribution_sum(
             np.asarray(words, dtype=np.uint32), len(included), COUNTERS, FixedPoint(BOUND, BITS)

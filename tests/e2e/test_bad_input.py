@@ -190,6 +190,8 @@ def test_a_second_aggregator_on_one_state_directory(play: Loopback) -> None:
     config = play.federation / "aggregator.toml"
     outcome = refused(play.call("aggregator", "run", "--config", config), 63)
     assert str(load(config, AggregatorConfig).state_dir) in outcome.error
+    assert play.is_ready()
+    assert play.overview()["roster_version"] >= 1  # the first one serves on
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ quick is printed here and measured by tests/bench/bench_restart.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -61,9 +62,9 @@ CLIENT = (
 
 
 INVARIANTS = """\
-Invariants: the sum is, bit for bit, that of the stored contributions of the sites that it lists, each once;
-one charge a round; no mask serves twice; what was published never changes; of an aborted round nothing
-leaves again."""
+Invariants: the sum is, bit for bit, that of the stored contributions of the sites that it lists, each once,
+and never of fewer than the floor; one charge a round, in a ledger whose chain and signatures are whole; no
+mask serves twice; what was published never changes; of an aborted round nothing leaves again."""
 
 
 class Matrix:
@@ -95,11 +96,23 @@ class Matrix:
         """Kill at one point after the other, until the table is full or the minutes are over."""
         while self.played < self.all and time.monotonic() < self._ends:
             row = min(self.rows, key=lambda each: len(each.outcomes))
-            kill(row)
-            assert row.outcomes[-1] in row.point.outcomes, row.line()
+            try:
+                kill(row)
+                assert row.outcomes[-1] in row.point.outcomes, f"came to: {row.outcomes[-1]}"
+            except Exception as found:
+                row.broken = str(found).partition("\n")[0] or type(found).__name__
+                raise
             self._cache.set(self._key, {row.point.name: (row.outcomes, row.ready_s) for row in self.rows})
 
-    def show(self, capsys: pytest.CaptureFixture[str]) -> None:
+    @contextmanager
+    def shown(self, capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+        """The table is printed at the end, whatever came."""
+        try:
+            yield
+        finally:
+            self._show(capsys)
+
+    def _show(self, capsys: pytest.CaptureFixture[str]) -> None:
         with capsys.disabled():
             print(f"\n{self.title}: {self.played} of {self.all} kills\n{HEADER}")
             for row in self.rows:
@@ -118,8 +131,8 @@ def test_the_aggregator_is_killed_at_each_point(
 ) -> None:
     """Void and repeated before the freeze, the same attempt from then on."""
     matrix = Matrix(f"aggregator of {len(sites)} sites", AGGREGATOR, request)
-    matrix.play(Arena(build(*sites), sites).kill_the_aggregator)
-    matrix.show(capsys)
+    with matrix.shown(capsys):
+        matrix.play(Arena(build(*sites), sites).kill_the_aggregator)
 
 
 @pytest.mark.slow
@@ -129,8 +142,8 @@ def test_a_client_is_killed_at_each_point_where_none_may_be_lost(
 ) -> None:
     """Void and repeated before the freeze, over for good after it unless its shares are out."""
     matrix = Matrix("one client of 3", CLIENT, request)
-    matrix.play(Arena(build(*THREE), THREE).kill_a_client)
-    matrix.show(capsys)
+    with matrix.shown(capsys):
+        matrix.play(Arena(build(*THREE), THREE).kill_a_client)
 
 
 @pytest.mark.slow
@@ -141,5 +154,5 @@ def test_a_client_is_killed_at_each_point_where_one_may_be_lost(
     """The others' sum, with its vector if that was safe."""
     points = tuple(replace(point, outcomes=frozenset({FINISHED})) for point in CLIENT)
     matrix = Matrix("one client of 5", points, request)
-    matrix.play(Arena(build(*FIVE), FIVE).kill_a_client)
-    matrix.show(capsys)
+    with matrix.shown(capsys):
+        matrix.play(Arena(build(*FIVE), FIVE).kill_a_client)

@@ -1,7 +1,8 @@
 """Whole federations under seeded trouble: every invariant at every step, and an end once it is calm.
 
-One seed again, with its trace: `python -m pytest tests/sim --seed N`. The slow run goes on from the
-seed after the last one it finished, for `--minutes`; with `-n 2` its lanes run side by side.
+One seed again, with its trace: `python -m pytest -s tests/sim/test_simulation.py::test_replay_of_one_seed
+--seed N`. The slow run goes on from the seed after the last one it finished, for `--minutes`; with `-n 2`
+its lanes run side by side.
 """
 
 from __future__ import annotations
@@ -49,8 +50,7 @@ def test_every_invariant_holds_under_trouble(first: int, disk: Path, request: py
 def test_replay_of_one_seed(disk: Path, request: pytest.FixtureRequest) -> None:
     """`--seed N` runs this one, and prints what happened."""
     only = request.config.getoption("--seed")
-    played = seeds.run(only if only is not None else 0, disk)
-    print("\n".join(played.trace))
+    seeds.run(only if only is not None else 0, disk, whole=True)
 
 
 @pytest.fixture

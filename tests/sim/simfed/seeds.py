@@ -14,6 +14,9 @@ from pathlib import Path
 from simfed.hostile import HostileFederation
 from simfed.simulation import Simulation
 
+REPLAY = "python -m pytest -s tests/sim/test_simulation.py::test_replay_of_one_seed --seed"
+"""The command that plays a seed again and prints all that happens, before the seed's number."""
+
 _UNWILLING = 10
 """Of so many honest federations one has a site whose policy refuses the job."""
 
@@ -31,8 +34,12 @@ def federation(seed: int, directory: Path) -> Simulation | HostileFederation:
     return Simulation(seed, directory, liars=kind, unwilling=unwilling, changing=changing)
 
 
-def run(seed: int, directory: Path) -> Simulation | HostileFederation:
-    """Play one seed; whatever breaks comes with the seed, the command and the end of the trace."""
+def run(seed: int, directory: Path, *, whole: bool = False) -> Simulation | HostileFederation:
+    """Play one seed; whatever breaks comes with the seed, the command and the end of the trace.
+
+    Args:
+        whole: Print all of the trace, whether it breaks or not.
+    """
     place = directory / f"seed-{seed}"
     place.mkdir()
     played = federation(seed, place)
@@ -40,9 +47,9 @@ def run(seed: int, directory: Path) -> Simulation | HostileFederation:
         played.run()
     except Exception as error:
         tail = "\n".join(played.trace[-60:])
-        raise AssertionError(
-            f"{type(error).__name__} {error}\n{tail}\nreplay: python -m pytest tests/sim --seed {seed}"
-        ) from error
+        raise AssertionError(f"{type(error).__name__} {error}\n{tail}\nreplay: {REPLAY} {seed}") from error
     finally:
+        if whole:
+            print("\n".join(played.trace))
         shutil.rmtree(place)  # a long run would fill the memory that holds these disks
     return played
