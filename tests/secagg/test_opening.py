@@ -29,7 +29,7 @@ class Stored(dict[MemberIndex, bytes]):
         return io.BytesIO(self[member])
 
 
-def stored(length: int, members: int = 3) -> tuple[Any, Stored, Frozen]:
+def stored(length: int, *, members: int = 3) -> tuple[Any, Stored, Frozen]:
     """Vectors, as they were packed, and as the frozen record has them."""
     draws = np.random.default_rng(length)
     vectors = draws.integers(0, 1 << BITS, (members, length), dtype=np.uint32)
@@ -50,7 +50,7 @@ def total(length: int, uploads: Stored, frozen: Frozen, threads: int = 1) -> Any
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("length", [1, 131_071, 131_072, 131_073, 300_001])
 def test_uploads_of_any_number_of_tiles_add_up(length: int, threads: int) -> None:
-    vectors, uploads, frozen = stored(length)
+    vectors, uploads, frozen = stored(length, members=17)  # more than are read side by side
     expected = np.add.reduce(vectors, axis=0, dtype=np.uint32) & np.uint32((1 << BITS) - 1)
     np.testing.assert_array_equal(total(length, uploads, frozen, threads), expected)
 
