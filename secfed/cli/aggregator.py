@@ -1,4 +1,4 @@
-"""`secfed aggregator`: run the federation's one server."""
+"""`secfed aggregator`: run the federation's one server; verify what it logged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def _group() -> None:
-    """Run the aggregator."""
+    """Run the aggregator; verify its audit log."""
 
 
 @app.command("run")
@@ -47,3 +47,59 @@ def run(
         settings, keys, sys.stdout, notify_socket=os.environ.get("NOTIFY_SOCKET")
     )
     asyncio.run(build_aggregator.run(daemon))
+
+
+@app.command("verify-log")
+def verify_log(
+    path: Annotated[
+        Path, typer.Argument(help="The aggregator's audit log: state/audit-KEY.jsonl.", metavar="LOG")
+    ],
+    public: Annotated[
+        Path, typer.Option("--public", help="The aggregator's .pub; its identity key signed the entries.")
+    ],
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head", help="ENTRIES:DIGEST known elsewhere, in the place of the note beside the log."
+        ),
+    ] = None,
+) -> None:
+    """Verify an audit log's chain and every signature, and show what is in it; no secret key is needed."""
+    from collections import Counter
+
+    from secfed.cli.heads import typed_head, write_head
+    from secfed.errors import AuditLogError, KeyFileError
+    from secfed.identity import enrolment
+    from secfed.store.chain import EMPTY, Entry
+    from secfed.transport import auditlog
+
+    try:
+        identity = enrolment.verify(public.read_bytes())
+    except OSError as problem:
+        raise KeyFileError(f"{public}: {problem.strerror}") from problem
+    outcomes: Counter[str] = Counter()
+    times: list[str] = []
+
+    def take(entry: Entry) -> None:
+        times[1:] = [str(entry.body["at"])]
+        outcomes[str(entry.body["outcome"]).partition(":")[0]] += int(str(entry.body["count"]))
+
+    expect = typed_head(head)
+    report, known = auditlog.verify(path, identity.identity_key, expect=expect, each=take)
+    if report.fault is not None:
+        raise AuditLogError(f"{path}: {report.fault}")
+    typer.echo(f"audit log      {path}")
+    typer.echo(f"verdict        good: {report.head.count} entries, every signature by {identity.site}")
+    if times:
+        typer.echo(f"from, to       {times[0]}, {times[-1]}")
+    for outcome, count in sorted(outcomes.items()):
+        typer.echo(f"  {outcome:<28} {count:>8}")
+    typer.echo(f"head           {write_head(report.head)}")
+    if report.torn_bytes:
+        typer.echo(
+            f"note           a crash cut a last line of {report.torn_bytes} bytes short; it never counted"
+        )
+    if known == EMPTY:
+        typer.echo(
+            "note           without its note beside it, or --head, entries cut off at the end are not noticed"
+        )

@@ -31,6 +31,10 @@ EXAMPLES: Final[Mapping[str, Example]] = {
         "aggregator.toml, the key and the roster that `secfed init` made",
         "--config federation/aggregator.toml",
     ),
+    "aggregator verify-log": Example(
+        "the log and the aggregator's public key file, which anybody may have",
+        "federation/state/audit-0123456789abcdef.jsonl --public federation/aggregator.pub",
+    ),
     "attack": Example("nothing: it makes parties of its own on loopback", "list"),
     "audit canaries bound": Example(
         "coins.json and scores.json", "--coins canaries/coins.json --scores scores.json"

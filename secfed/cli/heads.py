@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from secfed.errors import StorageError
+from secfed.errors import ConfigError, StorageError
 from secfed.ids import NO_DIGEST, Digest
 from secfed.store import files
 from secfed.store.journal import Head
 
-__all__ = ["Heads", "parse_head", "write_head"]
+__all__ = ["Heads", "parse_head", "typed_head", "write_head"]
 
 _HEAD = re.compile(rf"([0-9]{{1,18}}):([0-9a-f]{{{2 * len(NO_DIGEST)}}})")
 
@@ -36,6 +36,20 @@ def parse_head(text: str) -> Head:
     if found is None:
         raise ValueError("expected ENTRIES:DIGEST")
     return Head(int(found[1]), Digest(bytes.fromhex(found[2])))
+
+
+def typed_head(text: str | None) -> Head | None:
+    """What was typed after `--head`, if anything was.
+
+    Raises:
+        ConfigError: Another form.
+    """
+    if text is None:
+        return None
+    try:
+        return parse_head(text)
+    except ValueError:
+        raise ConfigError(f"--head is ENTRIES:DIGEST, not {text[:80]!r}") from None
 
 
 class Heads:

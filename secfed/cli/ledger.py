@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from secfed.cli.passphrase import Descriptor, PassphraseFile
-
-if TYPE_CHECKING:
-    from secfed.store.journal import Head
 
 __all__ = ["app"]
 
@@ -36,13 +33,13 @@ def verify(
     ] = None,
 ) -> None:
     """Verify the chain and every signature; a fault names the entry and what is wrong with it."""
-    from secfed.cli.heads import Heads, write_head
+    from secfed.cli.heads import Heads, typed_head, write_head
     from secfed.cli.provers import verified
     from secfed.config import ClientConfig, load
     from secfed.errors import ConfigError, KeyFileError, LedgerError
     from secfed.identity import enrolment, keyfile
 
-    expect = _head(head)
+    expect = typed_head(head)
     if config is not None and public is None:
         site = load(config, ClientConfig)
         key_file = keyfile.public_path(site.key)
@@ -108,16 +105,3 @@ def hand_over(
             opened.hand_over(old.signing, new.signing)
         typer.echo(f"ledger         {path}  is handed over")
     typer.echo(f"next           set `key` in {config} to {to.name}; the old key opens no ledger any more")
-
-
-def _head(text: str | None) -> Head | None:
-    """Read `ENTRIES:DIGEST`."""
-    from secfed.cli.heads import parse_head
-    from secfed.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        return parse_head(text)
-    except ValueError:
-        raise ConfigError(f"--head is ENTRIES:DIGEST, not {text[:80]!r}") from None

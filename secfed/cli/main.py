@@ -80,7 +80,7 @@ app.command("enroll", short_help="Take sites into the roster; an invite for each
 app.command("revoke", short_help="Take a site out of the roster.")(federation.revoke)
 app.add_typer(keys.app, name="keys", help="Make, show and rotate key files; change a passphrase.")
 app.add_typer(roster.app, name="roster", help="Show, verify or renew the signed list of members.")
-app.add_typer(aggregator.app, name="aggregator", help="Run the aggregator.")
+app.add_typer(aggregator.app, name="aggregator", help="Run the aggregator; verify its audit log.")
 app.add_typer(client.app, name="client", help="Join a federation; train, or push an update.")
 app.add_typer(job.app, name="job", help="Write, start, pause, resume, stop and list jobs.")
 app.command("status")(status.status)

@@ -25,11 +25,13 @@ from secfed.crypto.signing import SigningKey
 from secfed.errors import AuditLogError
 from secfed.identity.fields import write_time
 from secfed.ids import Digest
+from secfed.store import journal
+from secfed.store.chain import EMPTY, Entry, Head
 from secfed.store.checkpoint import Checkpoint
-from secfed.store.journal import Journal
+from secfed.store.journal import ChainReport, Journal
 from secfed.wire.limits import AUDIT_KINDS_EACH_MAX, AUDIT_KINDS_MAX
 
-__all__ = ["NOBODY", "UNHURRIED_S", "AuditLog", "log_file"]
+__all__ = ["NOBODY", "UNHURRIED_S", "AuditLog", "log_file", "verify"]
 
 NOBODY = "-"
 """In the place of a name: who is in no roster here."""
@@ -173,6 +175,48 @@ class AuditLog:
         """Whether anything collected may not, or not any longer, wait."""
         latest = self._now() - timedelta(seconds=UNHURRIED_S)
         return any(kind.hurried or several.first <= latest for kind, several in self._pending.items())
+
+
+def verify(
+    path: Path,
+    public: bytes,
+    *,
+    expect: Head | None = None,
+    each: Callable[[Entry], None] = lambda _entry: None,
+) -> tuple[ChainReport, Head]:
+    """Judge a log without changing or locking it; its daemon may be writing it.
+
+    Args:
+        public: The daemon's public signing key, 32 bytes.
+        expect: A head known elsewhere, in the place of the signed note beside the log.
+        each: Given every sound entry in its order.
+
+    Returns:
+        The verdict, and the head that was expected; an empty one if there was nothing to expect.
+
+    Raises:
+        AuditLogError: The note beside it is not signed by that key.
+        StorageError: The file cannot be read.
+    """
+    note = Checkpoint(
+        path,
+        signer=_verifies_only,
+        verifier=lambda text, signature: signing.verify(public, _noted(text), signature),
+        error=AuditLogError,
+    )
+    known = note.expected if expect is None else expect
+    report = journal.verify(
+        path,
+        digest=_line_digest,
+        verifier=lambda text, signature: signing.verify(public, _signed(text), signature),
+        expect=None if known == EMPTY else known,
+        each=each,
+    )
+    return report, known
+
+
+def _verifies_only(_text: bytes) -> bytes:
+    raise AssertionError("who verifies a log signs nothing")
 
 
 def _line_digest(line: bytes) -> Digest:
