@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from secfed.cli.options import StateMoved
 from secfed.cli.passphrase import Descriptor, PassphraseFile, source
 
 __all__ = ["app"]
@@ -29,6 +30,7 @@ def run(
     json_logs: Annotated[
         bool, typer.Option("--json-logs", help="JSON log lines, on a terminal too.")
     ] = False,
+    state_moved: StateMoved = False,
 ) -> None:
     """Serve until stopped (SIGTERM or Ctrl-C); state survives a restart, or a crash."""
     import asyncio
@@ -44,7 +46,11 @@ def run(
     keys = build_aggregator.load_keys(settings, passphrase)
     telemetry.configure(settings.log_level, form="json" if json_logs else "auto")
     daemon = build_aggregator.build_daemon(
-        settings, keys, sys.stdout, notify_socket=os.environ.get("NOTIFY_SOCKET")
+        settings,
+        keys,
+        sys.stdout,
+        notify_socket=os.environ.get("NOTIFY_SOCKET"),
+        state_moved=state_moved,
     )
     asyncio.run(build_aggregator.run(daemon))
 

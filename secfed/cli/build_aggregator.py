@@ -130,12 +130,18 @@ class Teller:
 
 
 def build_daemon(
-    config: AggregatorConfig, keys: MemberKeys, out: IO[str], *, notify_socket: str | None = None
+    config: AggregatorConfig,
+    keys: MemberKeys,
+    out: IO[str],
+    *,
+    notify_socket: str | None = None,
+    state_moved: bool = False,
 ) -> Daemon:
     """Open the state directory and wire everything to it.
 
     Args:
         out: Where people read.
+        state_moved: The operator says that the state directory came here whole.
         notify_socket: Where systemd is told of the service's state, if it asked.
 
     Raises:
@@ -149,7 +155,7 @@ def build_daemon(
         decisions = opened.enter_context(DecisionStore(config.state_dir / key_state.DATABASE))
         rosters = RosterKeeper(config.roster, from_base64(config.roster_key, 32), decisions)
         _check_keys(keys, rosters.current, datetime.now(UTC))
-        key_state.serve_with(config.key, config.state_dir, decisions)
+        key_state.serve_with(config.key, config.state_dir, decisions, moved=state_moved)
         teller = Teller(Metrics(), out)
         house = _house(config, keys, decisions, rosters, teller)
         audit = AuditLog(log_file(config.state_dir, keys.signing), keys.signing, lambda: datetime.now(UTC))

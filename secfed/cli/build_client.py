@@ -217,6 +217,7 @@ def open_client(
     on_retry: Callable[[Exception], None] = lambda _: None,
     patience_s: float | None = None,
     where: Place | None = None,
+    state_moved: bool = False,
 ) -> Client:
     """Wire a client from its client.toml.
 
@@ -227,6 +228,7 @@ def open_client(
         on_retry: Told of each failed try to reach the aggregator.
         patience_s: How long an aggregator that is away is tried again; None for ever.
         where: This process among those that a launcher started for this site: number 0 of them.
+        state_moved: The operator says that the state directory came here whole.
 
     Raises:
         LockedError: Another client uses the same state directory.
@@ -240,7 +242,9 @@ def open_client(
     with contextlib.ExitStack() as stack:
         files.private_directory(config.state_dir)
         decisions = stack.enter_context(DecisionStore(config.state_dir / key_state.DATABASE))
-        state = key_state.state_for(config.key, config.state_dir, decisions, forgotten=forgotten)
+        state = key_state.state_for(
+            config.key, config.state_dir, decisions, forgotten=forgotten, moved=state_moved
+        )
         ledgers = Ledgers(config.ledger_dir, keys, heads, config.data)
         stack.callback(ledgers.close)
         rosters = RosterKeeper(config.roster, from_base64(config.roster_key, 32), decisions)

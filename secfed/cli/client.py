@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secfed.cli.options import StateMoved
 from secfed.cli.passphrase import Descriptor, PassphraseFile
 from secfed.cli.typed_event import DECLARED
 
@@ -90,6 +91,7 @@ def run(
         Path | None, typer.Option("--update", help="What to give to vector jobs: a .safetensors file.")
     ] = None,
     weight: Annotated[int, typer.Option("--weight", min=1, help="Weight of that update.")] = 1,
+    state_moved: StateMoved = False,
     passphrase_file: PassphraseFile = None,
     passphrase_fd: Descriptor = None,
 ) -> None:
@@ -125,7 +127,16 @@ def run(
     given = None if update is None else UpdateFile(_existing(update), weight)
     secrets = source(passphrase_file, passphrase_fd)
     job_wait_s = JOB_WAIT_S if wait is None else wait
-    _take_part(config, secrets, only=only, update=given, one_round=False, job_wait_s=job_wait_s, where=where)
+    _take_part(
+        config,
+        secrets,
+        only=only,
+        update=given,
+        one_round=False,
+        job_wait_s=job_wait_s,
+        where=where,
+        state_moved=state_moved,
+    )
 
 
 @app.command("push")
@@ -165,6 +176,7 @@ def push(
             "1: each person as a whole. Needed for persons with a sampling rate.",
         ),
     ] = None,
+    state_moved: StateMoved = False,
     passphrase_file: PassphraseFile = None,
     passphrase_fd: Descriptor = None,
 ) -> None:
@@ -197,7 +209,9 @@ def push(
     secrets = source(passphrase_file, passphrase_fd)
     if event is not None:
         typer.echo(f"the vector is charged to the data set's ledger as {DECLARED}: {described(event)}")
-    _take_part(config, secrets, only=only, update=given, one_round=True, job_wait_s=wait)
+    _take_part(
+        config, secrets, only=only, update=given, one_round=True, job_wait_s=wait, state_moved=state_moved
+    )
 
 
 def _job(name: str | None) -> JobId | None:
@@ -240,6 +254,7 @@ def _take_part(
     one_round: bool,
     job_wait_s: int = JOB_WAIT_S,
     where: Place | None = None,
+    state_moved: bool = False,
 ) -> None:
     import signal
 
@@ -266,6 +281,7 @@ def _take_part(
         on_step=lines.step,
         on_retry=lines.retry,
         where=where,
+        state_moved=state_moved,
     ) as client:
         former = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:

@@ -7,7 +7,10 @@ first start draws a name for the state, keeps it there, and notes it in the key 
 later backup takes it along. A key file that was backed up before knows no state; then a ledger
 that holds charges of which the state remembers nothing tells the same.
 
-What this cannot tell is a state that was itself set back: its name is the same.
+A state that was copied, or brought back from a backup, has the same name. But its files are new ones:
+the state notes which file its database is (`store.birth`), and a start from another one is refused
+until somebody says that the directory was moved. What this cannot tell is a disk that was set
+back as a whole, such as a machine's snapshot.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from secfed.errors import AuthenticationError, StorageError
 from secfed.identity import keyfile
 from secfed.secagg.record import Decisions
 from secfed.store import files
+from secfed.store.birth import Birth
 
 __all__ = ["DATABASE", "bind", "check_start", "forgotten_charges", "serve_with", "state_for"]
 
@@ -29,6 +33,7 @@ DATABASE = "decisions.sqlite"
 """Of a state directory: where its name and all other decisions lie."""
 
 _NAME = "state/name"
+_FILES = "state/file/"
 _NAME_BYTES = 32
 _NAME_FORM = re.compile(rf"[0-9a-f]{{{2 * _NAME_BYTES}}}")
 
@@ -51,9 +56,9 @@ def check_start(key: Path, state_dir: Path, *, forgotten: Path | None = None) ->
         raise _forgotten(key, state_dir, forgotten)
 
 
-def serve_with(key: Path, state_dir: Path, decisions: Decisions) -> None:
+def serve_with(key: Path, state_dir: Path, decisions: Decisions, *, moved: bool = False) -> None:
     """Let a key serve with this state, and from now on with no other: `state_for`, then `bind`."""
-    bind(key, state_dir, state_for(key, state_dir, decisions))
+    bind(key, state_dir, state_for(key, state_dir, decisions, moved=moved))
 
 
 def state_for(
@@ -62,6 +67,7 @@ def state_for(
     decisions: Decisions,
     *,
     forgotten: Path | None = None,
+    moved: bool = False,
     entropy: Callable[[int], bytes] = os.urandom,
 ) -> bytes:
     """The name of the state that a key may serve with, drawn at its first start; the key file stays as it is.
@@ -70,12 +76,13 @@ def state_for(
         key: The key file.
         decisions: The state's store.
         forgotten: A ledger that shows that the site has taken part, though this state does not know it.
+        moved: Somebody says that the directory came here whole, and that no other copy of it will serve.
 
     Returns:
         The state's name, 32 bytes, drawn at random and no secret.
 
     Raises:
-        AuthenticationError: It has served, with a state that is not this one.
+        AuthenticationError: It has served, with a state that is not this one, or of which this is a copy.
         KeyFileError: See `keyfile.load`.
         StorageError: The name cannot be made durable, or is damaged.
     """
@@ -88,13 +95,36 @@ def state_for(
             raise _refusal(key, f"{key} has served with a state that is not in {state_dir}")
         if own != noted:
             raise _refusal(key, f"{key} has served with another state than the one in {state_dir}")
-        return bytes.fromhex(own)
-    if own is None:
+    elif own is None:
         if forgotten is not None:
             raise _forgotten(key, state_dir, forgotten)
         own = entropy(_NAME_BYTES).hex()
         decisions.put(_NAME, own.encode("ascii"))
+    _check_file(key, state_dir, decisions, moved=moved)
     return bytes.fromhex(own)
+
+
+def _check_file(key: Path, state_dir: Path, decisions: Decisions, *, moved: bool) -> None:
+    """Refuse a state that is a copy; the one that a state is noted in first is the original."""
+    database = state_dir / DATABASE
+    with files.storage_errors(database):
+        here = Birth.of(database)
+    noted = [value for _, value in decisions.scan(_FILES)]
+    try:
+        if noted and here.same(Birth.read(noted[-1].decode("ascii", errors="replace"))):
+            return
+    except ValueError:
+        raise StorageError(f"{database}: the note of which file this is is damaged") from None
+    if noted and not moved:
+        raise AuthenticationError(
+            f"{state_dir} is a copy of the state that {key} serves with",
+            hint="Start where the original is. Moved here whole, and no other copy will ever start: say so "
+            f"with --state-moved, once. Brought back from a backup: `secfed keys rotate {key}`, and have the "
+            "new key enrolled (`secfed enroll --rotate`).",
+        )
+    decisions.put(
+        f"{_FILES}{len(noted):08d}", str(here).encode("ascii")
+    )  # a decision stands for good; a move is one more
 
 
 def bind(key: Path, state_dir: Path, state: bytes) -> None:

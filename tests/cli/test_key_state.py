@@ -243,6 +243,34 @@ def test_another_state_is_not_this_keys(site: Path, secfed: Command, tmp_path: P
     assert "has served with another state than the one in" in refused(secfed, site)
 
 
+def test_a_copy_of_a_whole_site_is_turned_away_until_somebody_says_that_it_was_moved(
+    site: Path, secfed: Command, tmp_path: Path
+) -> None:
+    """Name, key and ledger are the same; the original goes on. What was said once need not be said again."""
+    start(site)
+    charge(site)
+    copy = tmp_path / "copy" / site.name
+    shutil.copytree(site.parent, copy.parent)
+    assert f"{copy.parent / 'state'} is a copy of the state that" in refused(secfed, copy)
+    start(site)
+
+    open_client(copy, source(None, None), observer=Silent(), state_moved=True).close()
+    start(copy)
+
+
+def test_a_state_that_was_brought_back_from_a_backup_is_a_copy(site: Path, secfed: Command) -> None:
+    """In the very place of the original, which is gone; moved on one disk it stays what it was."""
+    start(site)
+    state = site.parent / "state"
+    shutil.copytree(state, site.parent / "backup")
+    state.rename(site.parent / "elsewhere")
+    (site.parent / "backup").rename(state)
+    assert "is a copy of the state that" in refused(secfed, site)
+    shutil.rmtree(state)
+    (site.parent / "elsewhere").rename(state)
+    start(site)
+
+
 def test_a_new_key_takes_over_the_state_that_is_there(site: Path, federation: Path, secfed: Command) -> None:
     """Rotation in time: nothing was lost."""
     start(site)
@@ -288,6 +316,21 @@ def rotate(path: Path, federation: Path, secfed: Command) -> None:
     public = keyfile.public_path(fresh)
     assert secfed("enroll", public, "--dir", federation, "--rotate", "--yes").code == 0
     path.write_text(path.read_text().replace(f'key = "{config.key.name}"', f'key = "{fresh.name}"'))
+
+
+def test_a_copy_of_an_aggregators_state_is_turned_away(federation: Path, secfed: Command) -> None:
+    """Its operator may say that it was moved."""
+    path = federation / "aggregator.toml"
+    begin(path)
+    config = load(path, AggregatorConfig)
+    shutil.copytree(config.state_dir, config.state_dir.with_name("copy"))
+    shutil.rmtree(config.state_dir)
+    config.state_dir.with_name("copy").rename(config.state_dir)
+    with pytest.raises(AuthenticationError, match="is a copy of the state that"):
+        begin(path)
+    keys = build_aggregator.load_keys(config, None)
+    build_aggregator.build_daemon(config, keys, io.StringIO(), state_moved=True).resources.close()
+    begin(path)
 
 
 def test_an_aggregator_without_its_state_is_refused_until_it_is_rotated(

@@ -213,11 +213,10 @@ class Loopback(Playground):
         self.processes.append(process)
         return process
 
-    def start_aggregator(self) -> Process:
+    def start_aggregator(self, *options: str) -> Process:
         """`secfed aggregator run`, until its port answers, however busy the machine is."""
-        process = self.spawn(
-            "aggregator", "aggregator", "run", "--config", str(self.federation / "aggregator.toml")
-        )
+        config = str(self.federation / "aggregator.toml")
+        process = self.spawn("aggregator", "aggregator", "run", "--config", config, *options)
         self.until(lambda: self._listens() or not process.running, "the aggregator's port", PATIENCE_S)
         assert process.running, self.transcript()
         return process

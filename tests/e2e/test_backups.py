@@ -1,8 +1,9 @@
 """An old backup of one side comes back: the other side, which is honest, notices and refuses.
 
 Keys and ledgers are what a backup is for; the state of attempts must never come from one. Each test
-restores all of a side's folder, so that this side itself cannot tell: what it could tell by itself is
-shown where its parts are (tests/cli/test_ledgers.py, tests/cli/test_key_state.py).
+sets back all of a side's files where they lie, as a machine's snapshot does, so that this side itself
+cannot tell: what it could tell by itself, and that files copied back are other files, is shown where its
+parts are (tests/cli/test_ledgers.py, tests/cli/test_key_state.py).
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ def _updates(play: Loopback, value: float) -> list[Path]:
 
 
 def restore(backup: Path, folder: Path) -> None:
-    shutil.rmtree(folder)
-    shutil.copytree(backup, folder)
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if not (backup / path.relative_to(folder)).exists():
+            path.rmdir() if path.is_dir() else path.unlink()
+    shutil.copytree(backup, folder, dirs_exist_ok=True)  # into the files that are there
 
 
 def cause(process: Process) -> str:

@@ -52,7 +52,7 @@ class Kind:
 
 
 def aggregator(root: Path) -> Words:
-    return ("aggregator", "run", "--config", root / "federation" / "aggregator.toml")
+    return ("aggregator", "run", "--config", root / "federation" / "aggregator.toml", "--state-moved")
 
 
 def status(root: Path) -> Words:
@@ -64,7 +64,7 @@ def revoke(root: Path) -> Words:
 
 
 def client(root: Path) -> Words:
-    return ("client", "run", "--config", root / SITE / "client.toml")
+    return ("client", "run", "--config", root / SITE / "client.toml", "--state-moved")
 
 
 def report(root: Path) -> Words:

@@ -22,6 +22,9 @@ LARGE = 600_000
 FREE_KB = 2_000
 """Left on a disk that will be full: enough to begin with, and not for what a round needs."""
 
+MOVED = ("--state-moved",)
+"""Another file system is another place, on the way there and back."""
+
 _PHASE_S = 120
 
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--mount")
@@ -68,13 +71,19 @@ def read_only(directory: Path) -> Sequence[str]:
 
 def aggregator(play: Loopback, within: Sequence[str]) -> Process:
     play.processes[0].stop()
-    config = str(play.federation / "aggregator.toml")
-    return play.spawn("aggregator", "aggregator", "run", "--config", config, within=within)
+    words = (
+        "aggregator",
+        "run",
+        "--config",
+        str(play.federation / "aggregator.toml"),
+        *(MOVED if within else ()),
+    )
+    return play.spawn("aggregator", *words, within=within)
 
 
 def push(play: Loopback, name: str, within: Sequence[str]) -> Process:
     update = str(play.site(name) / "update.safetensors")
-    words = ("client", "push", "--config", str(play.config(name)), "--update", update)
+    words = ("client", "push", "--config", str(play.config(name)), "--update", update, *MOVED)
     return play.spawn(name, *words, within=within)
 
 
@@ -107,7 +116,7 @@ def test_the_aggregators_disk_is_full_as_vectors_come_in(build: Callable[..., Lo
     pushes = [play.push(name, path) for name, path in zip(SITES, updates(play, LARGE), strict=True)]
     _ended_full(play, daemon, state)
     assert not play.round_folder("sum").exists()
-    play.start_aggregator()
+    play.start_aggregator(*MOVED)
     for each in pushes:
         play.ends(each, 0)
     exact(play, "sum")
@@ -128,7 +137,7 @@ def test_the_aggregators_disk_is_full_as_it_decides(build: Callable[..., Loopbac
             break
         started += 1
     _ended_full(play, daemon, state)
-    play.start_aggregator()
+    play.start_aggregator(*MOVED)
     assert len(play.overview()["jobs"]) >= started > 0  # all that was acknowledged
 
 
@@ -154,7 +163,7 @@ def test_a_sites_disk_is_full_as_its_contribution_is_stored(build: Callable[...,
     assert "No space left on device" in cause
     assert all(each.running for each in others)
     assert play.ledger(SITES[0], "sum", "sent") == []
-    for each in [*others, play.push(SITES[0], paths[0])]:
+    for each in [*others, push(play, SITES[0], ())]:
         play.ends(each, 0)
     exact(play, "sum")
     assert len(play.ledger(SITES[0], "sum", "reserve")) == 2

@@ -1,0 +1,18 @@
+"""Options that mean the same on both sides."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["StateMoved"]
+
+StateMoved = Annotated[
+    bool,
+    typer.Option(
+        "--state-moved",
+        help="Once, after a move to another disk: the state directory came here whole, and no other copy of "
+        "it will ever start. Never after a backup was brought back.",
+    ),
+]
