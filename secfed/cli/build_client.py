@@ -215,7 +215,7 @@ def open_client(
     update: UpdateFile | None = None,
     on_step: Callable[[int, int], None] = lambda _done, _steps: None,
     on_retry: Callable[[Exception], None] = lambda _: None,
-    patience_s: float | None = None,
+    arrival_s: float | None = None,
     where: Place | None = None,
     state_moved: bool = False,
 ) -> Client:
@@ -226,7 +226,7 @@ def open_client(
         update: A vector made elsewhere, which it offers.
         on_step: Told the steps done and the steps of the round, while training.
         on_retry: Told of each failed try to reach the aggregator.
-        patience_s: How long an aggregator that is away is tried again; None for ever.
+        arrival_s: How long an aggregator that never answered is tried; None for ever, as one that did.
         where: This process among those that a launcher started for this site: number 0 of them.
         state_moved: The operator says that the state directory came here whole.
 
@@ -270,7 +270,7 @@ def open_client(
             now=utc_now,
             state=Digest(state),
             ledger_head=lambda: rounds.ledger_head,
-            patience_s=patience_s,
+            arrival_s=arrival_s,
             on_retry=on_retry,
         )
         stack.callback(link.close)

@@ -25,6 +25,10 @@ __all__ = ["app"]
 JOB_WAIT_S = 600
 """How long a client waits for the job that it was started for, seconds, if nothing else is said."""
 
+ARRIVAL_S = 8.0
+"""How long an aggregator that has never answered this process is tried, seconds: its address may be wrong.
+One that has answered is waited for without end."""
+
 app = typer.Typer(no_args_is_help=True)
 
 _Config = Annotated[Path, typer.Option("--config", help="The site's client.toml.")]
@@ -91,6 +95,10 @@ def run(
         Path | None, typer.Option("--update", help="What to give to vector jobs: a .safetensors file.")
     ] = None,
     weight: Annotated[int, typer.Option("--weight", min=1, help="Weight of that update.")] = 1,
+    keep_trying: Annotated[
+        bool,
+        typer.Option("--keep-trying", help="Wait for an aggregator that does not answer at the start."),
+    ] = False,
     state_moved: StateMoved = False,
     passphrase_file: PassphraseFile = None,
     passphrase_fd: Descriptor = None,
@@ -98,7 +106,8 @@ def run(
     """Take part in rounds until stopped; trains here, under this site's policy and budget.
 
     A plan that policy or budget refuses is declined and logged; with --job, or once no other job is left,
-    the command then ends with that refusal's exit code.
+    the command then ends with that refusal's exit code. An aggregator that has answered once is waited for
+    when it is away; one that never does ends the command after some seconds.
 
     On several devices of one machine: `accelerate launch --multi_gpu --num_processes N --num_machines 1
     --module secfed client run`.
@@ -135,6 +144,7 @@ def run(
         one_round=False,
         job_wait_s=job_wait_s,
         where=where,
+        arrival_s=None if keep_trying else ARRIVAL_S,
         state_moved=state_moved,
     )
 
@@ -254,6 +264,7 @@ def _take_part(
     one_round: bool,
     job_wait_s: int = JOB_WAIT_S,
     where: Place | None = None,
+    arrival_s: float | None = ARRIVAL_S,
     state_moved: bool = False,
 ) -> None:
     import signal
@@ -280,6 +291,7 @@ def _take_part(
         update=update,
         on_step=lines.step,
         on_retry=lines.retry,
+        arrival_s=arrival_s,
         where=where,
         state_moved=state_moved,
     ) as client:

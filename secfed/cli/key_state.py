@@ -118,9 +118,9 @@ def _check_file(key: Path, state_dir: Path, decisions: Decisions, *, moved: bool
     if noted and not moved:
         raise AuthenticationError(
             f"{state_dir} is a copy of the state that {key} serves with",
-            hint="Start where the original is. Moved here whole, and no other copy will ever start: say so "
-            f"with --state-moved, once. Brought back from a backup: `secfed keys rotate {key}`, and have the "
-            "new key enrolled (`secfed enroll --rotate`).",
+            hint="Start where the original is. If it was moved here whole, and no other copy will ever "
+            "start, say so once: --state-moved. If the original is lost, never restore it from a backup: "
+            f"`secfed keys rotate {key}`, and have the new key enrolled (`secfed enroll --rotate`).",
         )
     decisions.put(
         f"{_FILES}{len(noted):08d}", str(here).encode("ascii")

@@ -101,6 +101,7 @@ class Connection:
         state: Name of the state that this member takes part with; zero for who takes part in nothing.
         ledger_head: Head of the ledger of the job in hand.
         patience_s: How long an aggregator that is away is tried again; None for ever.
+        arrival_s: The same until it has answered once, since the address may be wrong; None for `patience_s`.
         on_retry: Told of each failed try.
     """
 
@@ -115,11 +116,13 @@ class Connection:
         state: Digest = NO_DIGEST,
         ledger_head: Callable[[], Head] = lambda: EMPTY,
         patience_s: float | None = None,
+        arrival_s: float | None = None,
         on_retry: Callable[[NetworkError], None] = lambda _: None,
     ) -> None:
         self._address, self._keys, self._rosters, self._sequence = address, keys, rosters, sequence
         self._now, self._state, self._ledger_head = now, state, ledger_head
         self._patience_s, self._on_retry = patience_s, on_retry
+        self._arrival_s = patience_s if arrival_s is None else arrival_s
         self._channel: grpc.Channel | None = None
         self._peer: Certificate | None = None
         self._start: Digest | None = None
@@ -248,7 +251,7 @@ class Connection:
         tries = stamina.retry_context(
             on=NetworkError,
             attempts=None,
-            timeout=self._patience_s,
+            timeout=self._arrival_s if self._start is None else self._patience_s,
             wait_initial=RETRY_FIRST_S,
             wait_max=RETRY_MOST_S,
             wait_jitter=RETRY_FIRST_S,
