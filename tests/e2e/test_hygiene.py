@@ -9,6 +9,7 @@ folder until the round closes, and the passphrase in the file that the processes
 from __future__ import annotations
 
 import re
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -205,9 +206,12 @@ def _failures(play: Locked, name: str) -> str:
 
 
 def _reports(play: Locked) -> str:
-    """What people ask for after a round."""
+    """What people and their monitors ask for after a round."""
     locked = ("--passphrase-file", play.passphrase)
     said = play.done("status", "--json", "--config", play.federation / "admin.toml", *locked).out
+    for page in ("metrics", "healthz", "readyz"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{play.ops_port}/{page}", timeout=10) as shown_page:
+            said += shown_page.read().decode()
     for form in ("text", "json", "html"):
         said += play.done("report", "--config", play.config(SITES[0]), "--format", form).out
     return said

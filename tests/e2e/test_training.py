@@ -58,6 +58,15 @@ def assert_charged_once(play: Trainees, job: str, *, attempts: int) -> None:
         assert (line["state"], line["attempts"]) == ("sent", len(sent))
 
 
+def assert_no_row_elsewhere(play: Trainees) -> None:
+    """What the sites trained on stands in their own data files alone: no log, state, report or temporary."""
+    rows = [row["text"].encode() for name in SITES for row in play.rows(name)]
+    distinct = re.compile(b"|".join(re.escape(text) for text in rows if text.count(b" ") >= 4))
+    files = [path for path in play.root.rglob("*") if path.is_file()]
+    holding = {path for path in files if distinct.search(path.read_bytes())}
+    assert holding == {play.site(name) / "rows.jsonl" for name in SITES}
+
+
 def assert_fresh_masks(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> None:
     """Whoever had sent in the attempt that was void sent something else in the next one."""
     former = {name.split("-")[1]: masked for name, masked in before.items()}
@@ -109,6 +118,7 @@ def test_a_client_killed_between_training_and_upload_counts_once(play: Trainees)
     assert after["epsilon_so_far"] == counted["epsilon_so_far"]
     assert_fresh_masks(before, masked())
     play.until(lambda: not made.exists(), "the contribution's removal", PATIENCE_S)
+    assert_no_row_elsewhere(play)
 
 
 # -- the aggregator ----------------------------------------------------------------------------
