@@ -24,6 +24,8 @@ from simfed.weather import CALM
 from secfed.crypto import signing
 from secfed.crypto.signing import SigningKey
 from secfed.errors import StorageError
+from secfed.ids import ClientId
+from secfed.rounds.jobs import Command, Job, JobBook
 
 SEEDS = 300
 """Seeds of the ordinary run: about 30 s on one quiet core."""
@@ -95,6 +97,18 @@ def test_a_seed_is_replayed_exactly(seed: int, disk: Path) -> None:
         (disk / name).mkdir()
         traces.append([_SECRET.sub("*", line) for line in seeds.run(seed, disk / name).trace])
     assert traces[0] == traces[1]
+
+
+def test_a_command_that_a_crash_forgets_breaks_a_seed(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The admin's stop was acknowledged; with the decision left out, a restarted aggregator goes on."""
+
+    def command(self: JobBook, job: Job, verb: str, *, by: ClientId, reason: str) -> None:
+        if job.state not in ("done", "failed", "stopped"):
+            job.commands.append(Command(verb, by, reason))
+
+    monkeypatch.setattr(JobBook, "command", command)
+    with pytest.raises(AssertionError, match="a stop that was acknowledged does not stand"):
+        seeds.run(52, disk)
 
 
 def test_trouble_reaches_every_kind_of_end(disk: Path) -> None:

@@ -3,7 +3,8 @@
 Of four seeds one has an honest federation in bad weather and before a hostile network (which loses,
 delays, repeats, replays and damages whatever it carries, and has nobody's key), one has corrupt clients
 beside an honest aggregator as well, and two have a hostile aggregator with corrupt clients of its own.
-In one of four federations of each kind the roster changes on the way.
+In one of four federations of each kind the roster changes on the way, and in one of five with an honest
+aggregator an admin pauses the job, lets it go on, and stops it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ REPLAY = "python -m pytest -s tests/sim/test_simulation.py::test_replay_of_one_s
 _UNWILLING = 10
 """Of so many honest federations one has a site whose policy refuses the job."""
 
+_RULED = 5
+"""Of so many federations with an honest aggregator one has an admin who interferes."""
+
 _CHANGING = 4
 """Of so many federations of each kind one has a roster that changes."""
 
@@ -31,7 +35,8 @@ def federation(seed: int, directory: Path) -> Simulation | HostileFederation:
     if kind >= 2:
         return HostileFederation(seed, directory, changing=changing)
     unwilling = kind == 0 and turn % _UNWILLING == 1
-    return Simulation(seed, directory, liars=kind, unwilling=unwilling, changing=changing)
+    ruled = turn % _RULED == 3
+    return Simulation(seed, directory, liars=kind, unwilling=unwilling, changing=changing, ruled=ruled)
 
 
 def run(seed: int, directory: Path, *, whole: bool = False) -> Simulation | HostileFederation:

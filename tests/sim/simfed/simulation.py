@@ -3,8 +3,9 @@
 The scheduler picks one thing after another: a client gets its turn, time passes for the aggregator, a
 process dies or starts, a clock is set. In the chaotic part messages and disks fail as the weather says,
 and some clients may lie; where the roster changes, its owner enrols, revokes and exchanges keys in the
-middle of all that, and the aggregator and the sites hear of it one after another. In the calm part that
-follows nothing more goes wrong, and everything must come to an end.
+middle of all that, and the aggregator and the sites hear of it one after another. An admin may pause the
+job, let it go on, and stop it, at any moment. In the calm part that follows nothing more goes wrong, and
+everything must come to an end.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from simfed.pure import remembered
 from simfed.weather import CALM, Weather
 from simfed.witness import Witness
 
+from secfed.errors import ConfigError
 from secfed.ids import ClientId, JobId
 from secfed.rounds.exchange import JobCommand, JobState
 from secfed.rounds.jobs import Ending, JobBook
@@ -46,6 +48,13 @@ _SKEW_S = 100 * 86_400
 
 _CHANGES, _BY_HAND = 0.02, 0.004
 """Probabilities of a new roster, and of one that comes by hand, in a step."""
+
+_COMMANDS = 0.02
+"""Probability of a command by a busy admin in a step."""
+
+_VERBS = (*6 * ("pause", "resume"), "stop")
+
+_OVER = ("done", "failed", "stopped")
 
 _LATELY = 60
 """Lines of the trace that tell what keeps a federation from going on."""
@@ -64,6 +73,7 @@ class Simulation:
         liars: How many of the clients are corrupt; at most A of them.
         unwilling: One site's policy refuses the job.
         changing: The roster changes.
+        ruled: An admin pauses the job, lets it go on, and stops it.
     """
 
     seed: int
@@ -78,6 +88,7 @@ class Simulation:
     liars: int = 0
     unwilling: bool = False
     changing: bool = False
+    ruled: bool = False
     trace: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -93,6 +104,8 @@ class Simulation:
         owned: Sites = frozenset(self.random.sample(names, self.liars))
         job = self.people.plan(rounds=self.rounds, spare_rounds=self.spare_rounds)
         dice = Random(f"owner {self.seed}")
+        self._admin = Random(f"admin {self.seed}")
+        self._commanded: list[str] = []  # what was acknowledged
         self.owner = Owner(self.people, dice, _CHANGES if self.changing else 0.0, owned)
         self.witness = Witness(self.owner, job, owned)
         self.nodes = {name: self._node(name) for name in names}
@@ -179,7 +192,7 @@ class Simulation:
         self._note("-- calm --")
         self.weather = self.line.weather = CALM
         self.line.late_said, self.line.late_told = [], []
-        self.owner.changes = 0.0
+        self.owner.changes, self.ruled = 0.0, False
         self._hand_out(at_once=True)
         for node in (self.center, *self.nodes.values()):
             node.disk.calm()
@@ -210,13 +223,24 @@ class Simulation:
         if job.state == "paused" and self.weather is CALM:
             if self._is_stranded(job):
                 return True
-            resume = JobCommand(JobId(JOB), "resume")
-            try:
-                self.center.guard(lambda rounds: rounds.control(resume, ClientId("office")))
-            except Down:
-                self.line.drop_calls()
-                return False
-        return job.state in ("done", "failed")
+            self._command("resume")
+            return False
+        finishing = job.state == "stopped" and self.center.rounds.awaiting is not None
+        return job.state in _OVER and not finishing
+
+    def _command(self, verb: str) -> None:
+        """The admin gives a command; what was acknowledged is noted."""
+        command = JobCommand(JobId(JOB), verb)
+        try:
+            self.center.guard(lambda rounds: rounds.control(command, ClientId("office")))
+        except Down:
+            self.line.drop_calls()
+        except ConfigError:  # the job is over, and says so
+            assert self.center.rounds is not None
+            assert self.center.rounds.status().jobs[0].state in _OVER
+        else:
+            self._note(f"admin: {verb}")
+            self._commanded.append(verb)
 
     def conclude(self) -> list[Ending]:
         """Check what must hold at the end."""
@@ -232,9 +256,11 @@ class Simulation:
                 self.witness.slots(
                     self.center, ending, lambda number: BOUND if self.constant else BOUND - number / 64
                 )
+        if "stop" in self._commanded:
+            assert job.state == "stopped", f"a stop that was acknowledged does not stand: {job.state}"
         if self._ends():
             state = self.center.rounds.status().jobs[0]
-            assert job.state in ("done", "failed") or self._is_stranded(state), (
+            assert job.state in _OVER or self._is_stranded(state), (
                 f"liveness: {state.state} {state.phase} {state.waiting_for}"
             )
         return list(job.endings)
@@ -247,6 +273,8 @@ class Simulation:
         self.clock.seconds += self.random.expovariate(self.pace)
         if self.owner.changes:
             self._change_roster()
+        if self.ruled and self.center.rounds is not None and self._admin.random() < _COMMANDS:
+            self._command(self._admin.choice(_VERBS))
         roll = self.random.random()
         if self.center.rounds is not None and roll < self.weather.kill_aggregator:
             self._kill_center()
