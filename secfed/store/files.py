@@ -50,6 +50,10 @@ PUBLIC_MODE = 0o644
 
 _DIRECTORY_MODE = 0o700
 
+_DISK = (
+    "Check the disk that holds the file: its room, how it is mounted, and whether its owner may write there."
+)
+
 
 def no_barrier(_what: str) -> None:
     """The barrier of production: nothing happens between one step and the next."""
@@ -84,7 +88,7 @@ def storage_errors(path: Path, error: type[StorageError] = StorageError) -> Iter
     try:
         yield
     except OSError as problem:
-        raise error(f"{path}: {problem.strerror or problem}") from problem
+        raise error(f"{path}: {problem.strerror or problem}", hint=_DISK) from problem
 
 
 def sync_directory(directory: Path) -> None:

@@ -169,6 +169,42 @@ def test_a_sites_disk_is_full_as_its_contribution_is_stored(build: Callable[...,
     assert len(play.ledger(SITES[0], "sum", "reserve")) == 2
 
 
+def test_the_disk_of_the_results_is_full_as_a_round_is_published(build: Callable[..., Loopback]) -> None:
+    """The sum stands decided in the state; the folder is written whole once there is room, and not before."""
+    play = build(*SITES)
+    out = play.federation / "out"
+    daemon = aggregator(play, full(out, free_kb=300))
+    play.until(play.is_ready, "the aggregator", PATIENCE_S)
+    play.job("sum", LARGE, phase_s=_PHASE_S)
+    pushes = [play.push(name, path) for name, path in zip(SITES, updates(play, LARGE), strict=True)]
+    _ended_full(play, daemon, out)
+    assert not play.round_folder("sum").exists()
+    play.start_aggregator(*MOVED)
+    for each in pushes:
+        play.ends(each, 0)
+    exact(play, "sum")
+
+
+def test_a_sites_ledger_cannot_be_written(build: Callable[..., Loopback]) -> None:
+    """No charge, no vector; with a ledger that takes the charge it takes part."""
+    play = build(*SITES)
+    play.job("sum", 2000, phase_s=_PHASE_S)
+    updates(play, 2000)
+    ledger = play.site(SITES[0]) / "ledger"
+    before = {path: path.read_bytes() for path in ledger.rglob("*") if path.is_file()}
+    blocked = push(play, SITES[0], read_only(ledger))
+    play.ends(blocked, 61)
+    cause, remedy = said(blocked)
+    assert str(ledger) in cause
+    assert "read-only" in cause.lower()
+    assert "Check the disk" in remedy
+    assert {path: path.read_bytes() for path in ledger.rglob("*") if path.is_file()} == before
+    pushes = [push(play, name, ()) for name in SITES]
+    for each in pushes:
+        play.ends(each, 0)
+    exact(play, "sum")
+
+
 def test_directories_that_cannot_be_written(build: Callable[..., Loopback]) -> None:
     """Either side refuses to start, names the file, and changes nothing."""
     play = build(*SITES)
