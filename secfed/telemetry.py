@@ -18,7 +18,6 @@ from pathlib import PurePath
 from typing import Any, Final, Literal, TextIO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, generate_latest
 
 from secfed.ids import one_line
 
@@ -102,6 +101,8 @@ class Metrics:
     """A daemon's counters and gauges, in a registry of their own; labels never name a site."""
 
     def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Enum, Gauge  # a client counts nothing
+
         self._registry = CollectorRegistry()
         self.rounds_published = Counter(
             "secfed_rounds_published", "Rounds whose sum was published.", registry=self._registry
@@ -132,4 +133,6 @@ class Metrics:
 
     def render(self) -> bytes:
         """All of them in Prometheus' text format."""
+        from prometheus_client import generate_latest
+
         return generate_latest(self._registry)
