@@ -69,8 +69,10 @@ def verify_log(
             "--head", help="ENTRIES:DIGEST known elsewhere, in the place of the note beside the log."
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Verify an audit log's chain and every signature, and show what is in it; no secret key is needed."""
+    import json
     from collections import Counter
 
     from secfed.cli.heads import typed_head, write_head
@@ -94,6 +96,22 @@ def verify_log(
     report, known = auditlog.verify(path, identity.identity_key, expect=expect, each=take)
     if report.fault is not None:
         raise AuditLogError(f"{path}: {report.fault}")
+    if as_json:
+        document = {
+            "kind": "audit-log-verdict",
+            "schema": 1,
+            "log": str(path),
+            "signed_by": identity.site,
+            "entries": report.head.count,
+            "from": times[0] if times else None,
+            "to": times[-1] if times else None,
+            "outcomes": dict(sorted(outcomes.items())),
+            "head": write_head(report.head),
+            "torn_bytes": report.torn_bytes,
+            "compared": known != EMPTY,
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
     typer.echo(f"audit log      {path}")
     typer.echo(f"verdict        good: {report.head.count} entries, every signature by {identity.site}")
     if times:

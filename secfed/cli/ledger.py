@@ -31,8 +31,11 @@ def verify(
             help="ENTRIES:DIGEST known elsewhere; finds a cut tail. With --config: what the site remembers.",
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Verify the chain and every signature; a fault names the entry and what is wrong with it."""
+    import json
+
     from secfed.cli.heads import Heads, typed_head, write_head
     from secfed.cli.provers import verified
     from secfed.config import ClientConfig, load
@@ -56,6 +59,19 @@ def verify(
     (verdict,) = verified([(path, identity.identity_key, expect)])
     if verdict.fault is not None:
         raise LedgerError(f"{path}: {verdict.fault}")
+    if as_json:
+        document = {
+            "kind": "ledger-verdict",
+            "schema": 1,
+            "ledger": str(path),
+            "site": identity.site,
+            "entries": verdict.head.count,
+            "head": write_head(verdict.head),
+            "torn_bytes": verdict.torn_bytes,
+            "compared": verdict.compared,
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
     typer.echo(f"ledger         {path}")
     typer.echo(f"verdict        good: {verdict.head.count} entries, every signature by {identity.site}")
     typer.echo(f"head           {write_head(verdict.head)}")

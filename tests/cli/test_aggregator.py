@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -52,6 +53,10 @@ def test_a_log_that_is_whole_is_told_by_outcome(log: Path, public: Path, secfed:
     assert {path.name: path.read_bytes() for path in log.parent.iterdir() if path.is_file()} == before
     again = secfed("aggregator", "verify-log", log, "--public", public, "--head", done.fact("head"))
     assert again.out == done.out
+    told = json.loads(secfed("aggregator", "verify-log", log, "--public", public, "--json").out)
+    assert (told["kind"], told["schema"]) == ("audit-log-verdict", 1)
+    assert told["outcomes"] == {"RevokedError": 3, "ok": 2}
+    assert (told["entries"], told["head"], told["compared"]) == (3, done.fact("head"), True)
 
 
 def last_line_gone(data: bytes) -> bytes:

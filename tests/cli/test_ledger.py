@@ -210,6 +210,9 @@ def test_verify_accepts_what_is_whole(hosp: SiteFolder, secfed: Command) -> None
     assert by_config.fact("verdict") == "good: 6 entries, every signature by hosp-a"
     assert "--head" in by_config.fact("note")
     head = by_config.fact("head")
+    told = json.loads(secfed("ledger", "verify", hosp.ledger, "--public", hosp.public, "--json").out)
+    assert (told["kind"], told["schema"], told["site"]) == ("ledger-verdict", 1, "hosp-a")
+    assert (told["entries"], told["head"], told["torn_bytes"]) == (6, head, 0)
     with_head = secfed("ledger", "verify", hosp.ledger, "--public", hosp.public, "--head", head)
     assert (with_head.code, "note" in with_head.out) == (0, False)
 
