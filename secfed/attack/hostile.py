@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import grpc
 
-from secfed import __version__
+from secfed import __version__, limits
 from secfed.errors import NetworkError
 from secfed.identity.keyfile import MemberKeys
 from secfed.identity.roster import Roster
@@ -24,7 +24,7 @@ from secfed.ids import ClientId, Digest, JobId
 from secfed.rounds.exchange import JobState, Said, StatusReply, Told, Wait
 from secfed.transport import chunks
 from secfed.transport.tls import ServerTls
-from secfed.wire import calls, limits, service, sums
+from secfed.wire import calls, service, sums
 from secfed.wire import status as wire_status
 
 __all__ = ["PATIENCE_S", "Hostile", "Received"]

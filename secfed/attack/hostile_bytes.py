@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from secfed import limits
 from secfed.attack.daemons import AggregatorProcess
 from secfed.attack.finding import Evidence, Finding
 from secfed.attack.people import ADMIN
@@ -29,7 +30,7 @@ from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, JobId
 from secfed.rounds.exchange import Declined, JobCommand
 from secfed.rounds.plan_address import plan_address
-from secfed.wire import calls, limits, service, sums
+from secfed.wire import calls, service, sums
 from secfed.wire import status as wire_status
 
 __all__ = ["run"]

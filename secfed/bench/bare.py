@@ -15,8 +15,8 @@ import grpc
 
 from secfed.bench.processes import end, unheard
 from secfed.identity.keyfile import MemberKeys
+from secfed.limits import CHUNK_BYTES_MAX
 from secfed.transport import tls
-from secfed.wire.limits import CHUNK_BYTES_MAX
 
 __all__ = ["Sink", "Stream"]
 

@@ -17,9 +17,9 @@ from secfed.errors import AuthenticationError, ConfigError, NetworkError, PortBu
 from secfed.identity import roster as rosters
 from secfed.identity.fields import from_base64
 from secfed.identity.roster import Roster, RosterPin
+from secfed.limits import MAX_SKEW_S
 from secfed.rounds.exchange import StatusReply
 from secfed.transport.client import Connection
-from secfed.wire.limits import MAX_SKEW_S
 
 __all__ = ["dialling_checks", "listening_checks"]
 

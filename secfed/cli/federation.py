@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secfed.cli.passphrase import Descriptor, NoPassphrase, PassphraseFile
+from secfed.limits import ENROLMENT_BYTES_MAX, ROSTER_FILE_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,7 +179,7 @@ def enroll(
     found: list[Enrolment] = []
     for path in public_files:
         try:
-            found.append(enrolment.verify(files.read_small(path, enrolment.MAX_BYTES)))
+            found.append(enrolment.verify(files.read_small(path, ENROLMENT_BYTES_MAX)))
         except OSError as problem:
             raise ConfigError(f"{path}: {problem.strerror}") from problem
     for each in found:
@@ -247,7 +248,7 @@ def open_roster(directory: Path, passphrase: str | None) -> tuple[SigningKey, Ro
     key = keyfile.load_roster_key(directory / ROSTER_KEY_FILE, passphrase)
     path = directory / ROSTER_FILE
     try:
-        data = files.read_small(path, rosters.MAX_BYTES)
+        data = files.read_small(path, ROSTER_FILE_BYTES_MAX)
     except OSError as problem:
         raise RosterError(f"{path}: {problem.strerror}") from problem
     return key, rosters.verify(data, key.public)

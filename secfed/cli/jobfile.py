@@ -29,9 +29,8 @@ from secfed.errors import ConfigError
 from secfed.identity.fields import write_time
 from secfed.identity.roster import Roster
 from secfed.ids import ClientId
+from secfed.limits import CURVE_MAX, PUBLIC_PAIRS_MAX
 from secfed.rounds.plan import (
-    CURVE_MAX,
-    PUBLIC_PAIRS_MAX,
     BaseModelSpec,
     Deadlines,
     DpoSpec,

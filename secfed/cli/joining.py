@@ -19,6 +19,7 @@ from secfed.identity import keyfile
 from secfed.identity.fields import to_base64
 from secfed.identity.invite import Invite
 from secfed.identity.keyfile import MemberKeys
+from secfed.limits import INVITE_BYTES_MAX
 from secfed.rounds.rosters import RosterKeeper
 from secfed.store import files
 from secfed.store.decisions import DecisionStore
@@ -110,7 +111,7 @@ def join(invite_path: Path, key_path: Path, directory: Path, wishes: Wishes, sec
 
 def _read_invite(path: Path) -> Invite:
     try:
-        return invites.verify(files.read_small(path, invites.MAX_BYTES))
+        return invites.verify(files.read_small(path, INVITE_BYTES_MAX))
     except OSError as problem:
         raise ConfigError(f"{path}: {problem.strerror}") from problem
     except RosterError as problem:

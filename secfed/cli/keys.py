@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from secfed.cli.passphrase import Descriptor, NoPassphrase, PassphraseFile
+from secfed.limits import ENROLMENT_BYTES_MAX
 
 __all__ = ["app"]
 
@@ -82,7 +83,7 @@ def show(
 
     if path.suffix == ".pub":
         try:
-            public = enrolment.verify(files.read_small(path, enrolment.MAX_BYTES))
+            public = enrolment.verify(files.read_small(path, ENROLMENT_BYTES_MAX))
         except OSError as problem:
             raise KeyFileError(f"{path}: {problem.strerror}") from problem
     else:

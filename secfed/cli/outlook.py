@@ -14,6 +14,7 @@ from pathlib import Path
 from secfed.cli.jobfile import privacy_spec
 from secfed.config.job import JobFile
 from secfed.errors import LedgerError, PolicyRefusedError
+from secfed.limits import CURVE_MAX
 from secfed.privacy import accountant, budget
 from secfed.privacy.accountant import Figure
 from secfed.privacy.cache import FigureCache
@@ -21,7 +22,7 @@ from secfed.privacy.events import NOISE_MAX, Event, NonPrivate, PoissonGaussian
 from secfed.privacy.report.account import guess_bound
 from secfed.rounds import policy
 from secfed.rounds.charge import steps_event
-from secfed.rounds.plan import CURVE_MAX, DpSpec
+from secfed.rounds.plan import DpSpec
 
 __all__ = ["Outlook", "Prospect", "SiteOutlook", "chance", "guess_words", "look_ahead"]
 

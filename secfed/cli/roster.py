@@ -15,6 +15,7 @@ from secfed.cli.federation import (
     publish_roster,
 )
 from secfed.cli.passphrase import Descriptor, PassphraseFile, source
+from secfed.limits import ROSTER_FILE_BYTES_MAX
 
 if TYPE_CHECKING:
     from secfed.identity.roster import Roster
@@ -152,7 +153,7 @@ def _load(path: Path) -> Roster:
     from secfed.store import files
 
     try:
-        data = files.read_small(path, roster.MAX_BYTES)
+        data = files.read_small(path, ROSTER_FILE_BYTES_MAX)
     except OSError as problem:
         raise RosterError(f"{path}: {problem.strerror}") from problem
     return roster.verify(data, _pinned_key(path))

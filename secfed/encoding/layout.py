@@ -20,17 +20,9 @@ from secfed.crypto.kdf import digest
 from secfed.crypto.labels import Label
 from secfed.errors import EncodingError
 from secfed.ids import Digest
+from secfed.limits import ARRAY_NAME_CHARS_MAX, ARRAY_SIDES_MAX, VECTOR_COORDINATES_MAX
 
-__all__ = ["SIZE_MAX", "Layout"]
-
-SIZE_MAX = 1 << 31
-"""Most coordinates of a vector: 8 GiB of words, above any adapter."""
-
-_NAME_MAX = 512
-"""Longest name, characters: above what nested module names reach."""
-
-_RANK_MAX = 8
-"""Most dimensions of one array."""
+__all__ = ["Layout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +46,14 @@ class Layout:
         if any(a >= b for a, b in zip(self.names, self.names[1:], strict=False)):
             raise EncodingError("the names of a layout are distinct and in ascending order")
         for name, shape in zip(self.names, self.shapes, strict=True):
-            if not 1 <= len(name) <= _NAME_MAX or not name.isprintable():
-                raise EncodingError(f"an array's name has 1 to {_NAME_MAX} printable characters")
-            if len(shape) > _RANK_MAX or any(side < 1 for side in shape):
-                raise EncodingError(f"array {name!r}: a shape has at most {_RANK_MAX} sides, each at least 1")
-        if self.size > SIZE_MAX:
-            raise EncodingError(f"a vector has at most {SIZE_MAX} coordinates, not {self.size}")
+            if not 1 <= len(name) <= ARRAY_NAME_CHARS_MAX or not name.isprintable():
+                raise EncodingError(f"an array's name has 1 to {ARRAY_NAME_CHARS_MAX} printable characters")
+            if len(shape) > ARRAY_SIDES_MAX or any(side < 1 for side in shape):
+                raise EncodingError(
+                    f"array {name!r}: a shape has at most {ARRAY_SIDES_MAX} sides, each at least 1"
+                )
+        if self.size > VECTOR_COORDINATES_MAX:
+            raise EncodingError(f"a vector has at most {VECTOR_COORDINATES_MAX} coordinates, not {self.size}")
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Layout:

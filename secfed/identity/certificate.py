@@ -26,6 +26,7 @@ from secfed.errors import CertificateExpiredError, RosterError
 from secfed.identity.fields import write_time
 from secfed.identity.roles import Role
 from secfed.ids import ClientId, Digest
+from secfed.limits import CERTIFICATE_BYTES_MAX
 
 __all__ = ["AGGREGATOR_TLS_NAME", "CLOCK_TOLERANCE", "Certificate", "create", "parse"]
 
@@ -35,9 +36,6 @@ own it: `.internal` is reserved for private use."""
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
 """A fresh certificate is valid a little earlier, for a peer whose clock is behind."""
-
-_MAX_PEM_BYTES = 8192
-"""A P-256 certificate has some 800 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,7 @@ def parse(pem: str, site: ClientId) -> Certificate:
         RosterError: Not one certificate, another site's, not on P-256, or one that could issue others.
     """
     try:
-        if len(pem) > _MAX_PEM_BYTES:
+        if len(pem) > CERTIFICATE_BYTES_MAX:
             raise ValueError("too long")
         found = x509.load_pem_x509_certificate(pem.encode("ascii"))
         if found.public_bytes(Encoding.PEM).decode("ascii") != pem:

@@ -19,15 +19,13 @@ from secfed.identity.fields import Fields, read_time, site_name, to_base64, writ
 from secfed.identity.fingerprint import member_fingerprint
 from secfed.identity.roles import Role
 from secfed.ids import ClientId
+from secfed.limits import ENROLMENT_BYTES_MAX
 from secfed.store import jsontext
 
-__all__ = ["MAX_BYTES", "Enrolment", "verify"]
+__all__ = ["Enrolment", "verify"]
 
 _KIND = "secfed-enrolment"
 _VERSION = 1
-
-MAX_BYTES = 64 << 10
-"""Some 2 KiB are used; whoever reads a file reads no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ def verify(data: bytes) -> Enrolment:
         AuthenticationError: It is not signed by the key that it names.
         RosterError: It is malformed, or its certificate is.
     """
-    if len(data) > MAX_BYTES:
+    if len(data) > ENROLMENT_BYTES_MAX:
         raise RosterError("the enrolment file is too long")
     text = signed.unverified_text(data, what="the enrolment file")
     fields = Fields.parse(text, "the enrolment file")

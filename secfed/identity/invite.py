@@ -19,15 +19,13 @@ from secfed.identity.fields import Fields, site_name, to_base64
 from secfed.identity.fingerprint import federation_id, roster_fingerprint
 from secfed.identity.roster import Member, Roster
 from secfed.ids import ClientId
+from secfed.limits import INVITE_BYTES_MAX
 from secfed.store import jsontext
 
-__all__ = ["MAX_BYTES", "Invite", "create", "verify"]
+__all__ = ["Invite", "create", "verify"]
 
 _KIND = "secfed-invite"
 _VERSION = 1
-
-MAX_BYTES = 96 << 20
-"""A roster at its own bound, written as a JSON text; whoever reads a file reads no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def verify(data: bytes) -> Invite:
     Raises:
         RosterError: It is malformed or changed, or its parts contradict each other.
     """
-    if len(data) > MAX_BYTES:
+    if len(data) > INVITE_BYTES_MAX:
         raise RosterError("the invite is too long")
     fields = Fields.parse(signed.unverified_text(data, what="the invite"), "the invite")
     fields.constant("kind", _KIND)

@@ -31,11 +31,12 @@ from secfed.identity.fields import Fields, read_time, site_name, to_base64, writ
 from secfed.identity.fingerprint import federation_id, member_fingerprint
 from secfed.identity.roles import Role
 from secfed.ids import NO_DIGEST, ClientId, Digest, FederationId
+from secfed.limits import ROSTER_FILE_BYTES_MAX
 from secfed.store import jsontext
 from secfed.store.jsontext import Json
 
 __all__ = [
-    "DEFAULT_MIN_COHORT", "MAX_BYTES", "Member", "Roster", "RosterPin", "RosterRolledBackError", "Status",
+    "DEFAULT_MIN_COHORT", "Member", "Roster", "RosterPin", "RosterRolledBackError", "Status",
     "publish", "verify",
 ]  # fmt: skip
 
@@ -44,9 +45,6 @@ DEFAULT_MIN_COHORT: Final = 3
 
 _KIND = "secfed-roster"
 _VERSION = 1
-
-MAX_BYTES = 64 << 20
-"""Some 40 000 entries: a bound before memory is taken; whoever reads a file reads no more."""
 
 
 class Status(Enum):
@@ -274,8 +272,8 @@ def verify(data: bytes, roster_key: bytes) -> Roster:
     Raises:
         RosterError: It is signed by another key, changed, malformed, or contradicts itself.
     """
-    if len(data) > MAX_BYTES:
-        raise RosterError(f"the roster is longer than {MAX_BYTES} bytes")
+    if len(data) > ROSTER_FILE_BYTES_MAX:
+        raise RosterError(f"the roster is longer than {ROSTER_FILE_BYTES_MAX} bytes")
     text = signed.open_text(data, roster_key, Label.SIGN_ROSTER, what="the roster")
     fields = Fields.parse(text, "the roster")
     fields.constant("kind", _KIND)

@@ -17,10 +17,10 @@ from secfed.errors import EncodingError, InfeasibleCohortError, PeerError, Unexp
 from secfed.identity import roster as rosters
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, MemberIndex
+from secfed.limits import SLOWEST_BYTES_PER_S
 from secfed.rounds.house import House
 from secfed.rounds.jobs import Job, JobBook
 from secfed.rounds.plan import Deadlines
-from secfed.rounds.ports import SLOWEST_BYTES_PER_S
 from secfed.rounds.proposal import RoundProposal, vector_words
 from secfed.secagg.aggregator import AggregatorSession
 from secfed.secagg.manifest import Manifest, manifest_context

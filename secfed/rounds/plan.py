@@ -25,14 +25,12 @@ from secfed.aggregation.spec import Trainer
 from secfed.aggregation.strategy import POINT
 from secfed.crypto.kdf import digest
 from secfed.crypto.labels import Label
-from secfed.encoding.layout import SIZE_MAX, Layout
+from secfed.encoding.layout import Layout
 from secfed.ids import SITE_PATTERN, Digest
+from secfed.limits import CURVE_MAX, PLAN_BITS_MAX, PUBLIC_PAIRS_MAX, PUBLIC_TEXT_MAX, VECTOR_COORDINATES_MAX
 from secfed.privacy.events import NOISE_MAX
 
 __all__ = [
-    "ADAPTER_MAX",
-    "BITS_MAX",
-    "CURVE_MAX",
     "BaseModelSpec",
     "Deadlines",
     "DpSpec",
@@ -48,17 +46,6 @@ __all__ = [
     "job_plan_digest",
     "round_plan_digest",
 ]
-
-BITS_MAX = 24
-"""Fixed-point bits: with 128 clients the sum still fits in 31 bits; larger cohorts refuse too fine a grid."""
-
-ADAPTER_MAX = 1 << 28
-"""Numbers of a whole adapter, frozen arrays included: 1 GiB as float32, as much as the longest upload, and
-some forty times a rank-16 adapter of a 7B model's attention. The aggregator makes and keeps all of them,
-also those that are in no contribution."""
-
-CURVE_MAX = 100
-"""Rounds up to which a plan has epsilon after each: every site works them out again, more take minutes."""
 
 _JOINERS = str.maketrans("", "", "\u200c\u200d")
 """Characters without width that some scripts need within a word; they steer nothing."""
@@ -80,13 +67,7 @@ _ModelId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-
 DecimalText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?$")]
 """A non-negative number as decimal text, so that every party reads the same value."""
 
-PUBLIC_PAIRS_MAX = 32
-"""Public pairs in a plan: enough for a mean, few enough to go through the model every round."""
-
-PUBLIC_TEXT_MAX = 65_536
-"""Characters of all public pairs together: in any script they fit in a plan's bytes beside its arrays."""
-
-Side = Annotated[int, Field(ge=1, le=SIZE_MAX)]
+Side = Annotated[int, Field(ge=1, le=VECTOR_COORDINATES_MAX)]
 """Of an array; the layout bounds their number and product."""
 
 HexDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -356,7 +337,7 @@ class JobPlan(_Frozen):
     survivors_min: int = Field(0, ge=0, le=2**31)
     shapes: dict[_Shown, tuple[Side, ...]] = Field(min_length=1)
     bound: DecimalText
-    bits: int = Field(16, ge=2, le=BITS_MAX)
+    bits: int = Field(16, ge=2, le=PLAN_BITS_MAX)
     rounding: Literal["stochastic"] = "stochastic"
     weights: Literal["uniform", "declared"] = "uniform"
     weight_cap: int = Field(1, ge=1)

@@ -18,11 +18,7 @@ from secfed.privacy.events import Event
 from secfed.rounds.exchange import Said, Told
 from secfed.rounds.plan import JobPlan, RoundPlan
 
-__all__ = ["SLOWEST_BYTES_PER_S", "Clock", "Contributor", "Link", "NamedArrays", "Observer", "Update"]
-
-SLOWEST_BYTES_PER_S = 64 << 10
-"""A vector or file that comes slower than this is given up, by whichever side waits for it: what one peer
-can hold the others up by is then a time that follows from the size."""
+__all__ = ["Clock", "Contributor", "Link", "NamedArrays", "Observer", "Update"]
 
 NamedArrays = Mapping[str, NDArray[np.float32]]
 """Arrays by name, in model units; names and shapes are the job plan's."""

@@ -22,19 +22,17 @@ from secfed.identity import signed
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
 from secfed.ids import ClientId, Digest, JobId
+from secfed.limits import JOB_PLAN_BYTES_MAX
 from secfed.rounds.plan import JobPlan, RoundPlan, job_plan_digest, round_plan_digest
 from secfed.store import jsontext
 
 __all__ = [
-    "COUNTERS", "TEXT_MAX_BYTES", "JobProposal", "RoundProposal", "open_job_plan", "open_round_plan",
+    "COUNTERS", "JobProposal", "RoundProposal", "open_job_plan", "open_round_plan",
     "sign_job_plan", "sign_round_plan", "vector_words",
 ]  # fmt: skip
 
 COUNTERS = 1
 """Counters beside the weight in every contribution: coordinates that were clamped to the bound."""
-
-TEXT_MAX_BYTES = 512 << 10
-"""Longest plan: room for some 4000 named arrays, and a bound before parsing."""
 
 _Plan = TypeVar("_Plan", bound=BaseModel)
 
@@ -153,6 +151,6 @@ def _first(errors: Collection[object]) -> str:
 
 
 def _bounded(data: bytes) -> bytes:
-    if len(data) > TEXT_MAX_BYTES:
-        raise PeerError(f"a plan of {len(data)} bytes is longer than {TEXT_MAX_BYTES}")
+    if len(data) > JOB_PLAN_BYTES_MAX:
+        raise PeerError(f"a plan of {len(data)} bytes is longer than {JOB_PLAN_BYTES_MAX}")
     return data

@@ -32,11 +32,12 @@ from secfed.encoding.layout import Layout
 from secfed.errors import ConfigError, LostUploadError, RoundAbortedError, StorageError
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest
+from secfed.limits import ADAPTER_MAX
 from secfed.privacy import events
 from secfed.rounds.charge import dp_event
 from secfed.rounds.house import House
 from secfed.rounds.jobs import Ending, Job
-from secfed.rounds.plan import ADAPTER_MAX, JobPlan, TrainSpec
+from secfed.rounds.plan import JobPlan, TrainSpec
 from secfed.rounds.proposal import COUNTERS, RoundProposal
 from secfed.secagg.aggregator import AggregatorSession
 from secfed.secagg.opening import RingSum

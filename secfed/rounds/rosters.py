@@ -11,6 +11,7 @@ from pathlib import Path
 from secfed.errors import RosterError
 from secfed.identity import roster as rosters
 from secfed.identity.roster import Roster, RosterPin
+from secfed.limits import ROSTER_FILE_BYTES_MAX
 from secfed.secagg.record import Decisions
 from secfed.store import files
 from secfed.store.files import PUBLIC_MODE
@@ -37,7 +38,7 @@ class RosterKeeper:
     def __init__(self, path: Path, roster_key: bytes, decisions: Decisions | None = None) -> None:
         self._path, self._key, self._decisions = path, roster_key, decisions
         with files.storage_errors(path):
-            data = files.read_small(path, rosters.MAX_BYTES)
+            data = files.read_small(path, ROSTER_FILE_BYTES_MAX)
         try:
             fresh = rosters.verify(data, roster_key)
         except RosterError as problem:

@@ -24,12 +24,9 @@ from dataclasses import dataclass
 from math import comb
 
 from secfed.errors import InfeasibleCohortError
+from secfed.limits import NEIGHBOURS_MAX
 
-__all__ = ["NEIGHBOURS_MAX", "Degree", "corrupt_among", "degree"]
-
-NEIGHBOURS_MAX = 300
-"""Most neighbours on the ring: what they are dealt then still fits one reply to a client. A fifth of
-corrupt members and a tenth of lost ones need 196 of 1000, and 256 of 10 000."""
+__all__ = ["Degree", "corrupt_among", "degree"]
 
 _SECURITY_BITS = 82
 _LIVENESS_BITS = 20

@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from secfed.errors import InfeasibleCohortError
+from secfed.limits import COHORT_MAX
 from secfed.secagg.degree import corrupt_among, degree
 
-__all__ = ["COHORT_MAX", "COHORT_MIN", "COMPLETE_GRAPH_MAX", "Params", "corrupt_near"]
+__all__ = ["COHORT_MIN", "COMPLETE_GRAPH_MAX", "Params", "corrupt_near"]
 
 COHORT_MIN = 3
 """With two members each could read the other's vector off the sum."""
@@ -21,9 +22,6 @@ COHORT_MIN = 3
 COMPLETE_GRAPH_MAX = 128
 """Largest cohort in which everybody masks with everybody: beyond it, work and messages that grow with
 the square of n cost more than the ring's."""
-
-COHORT_MAX = 1024
-"""Largest cohort: an outcome with a reason in full for each member still fits a statement."""
 
 _LOSSES_SHARE = 10
 """An aggregator sizes a ring for a tenth of its members lost, where the floors leave so many."""

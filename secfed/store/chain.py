@@ -18,12 +18,12 @@ from enum import Enum
 from typing import BinaryIO, NoReturn
 
 from secfed.ids import NO_DIGEST, Digest
+from secfed.limits import ENTRY_BYTES_MAX
 from secfed.store import jsontext
 from secfed.store.jsontext import Json
 
 __all__ = [
     "EMPTY",
-    "MAX_LINE_BYTES",
     "Chain",
     "DamageError",
     "Entry",
@@ -40,9 +40,6 @@ __all__ = [
 LineDigest = Callable[[bytes], Digest]
 Signer = Callable[[bytes], bytes]
 Verifier = Callable[[bytes, bytes], bool]
-
-MAX_LINE_BYTES = 1 << 20
-"""Longest line read or written: far above any entry, and a bound before memory is taken."""
 
 _SIGNATURE_MEMBER = b',"sig":"'
 
@@ -200,12 +197,12 @@ class Scan:
             self.hashed.update(line)
             yield entry
             line = following
-        if len(line) > MAX_LINE_BYTES:
+        if len(line) > ENTRY_BYTES_MAX:
             _blame(self.head.count, FaultKind.CHANGED)
         self.tail = line
 
     def _next_line(self, start: int) -> bytes:
-        return self.file.readline(min(self.limit - start, MAX_LINE_BYTES + 1))
+        return self.file.readline(min(self.limit - start, ENTRY_BYTES_MAX + 1))
 
     def unfinished(self) -> Entry | None:
         """Judge the tail: an entry that lacks nothing but its newline, or None if a crash cut it short.

@@ -21,9 +21,9 @@ from typing import BinaryIO, Self
 
 from secfed.errors import StorageError
 from secfed.ids import Digest
+from secfed.limits import ENTRY_BYTES_MAX
 from secfed.store.chain import (
     EMPTY,
-    MAX_LINE_BYTES,
     Chain,
     DamageError,
     Entry,
@@ -140,8 +140,8 @@ class Journal:
         if not self._usable:
             raise self._error(f"{self._path}: an earlier write failed, or the journal is closed")
         line = self._chain.write(self._head.count, self._head.digest, body, self._signer)
-        if len(line) >= MAX_LINE_BYTES:
-            raise ValueError(f"an entry of {len(line)} bytes is longer than {MAX_LINE_BYTES}")
+        if len(line) >= ENTRY_BYTES_MAX:
+            raise ValueError(f"an entry of {len(line)} bytes is longer than {ENTRY_BYTES_MAX}")
         self._usable = False
         with storage_errors(self._path, self._error):
             found = os.fstat(self._file).st_size

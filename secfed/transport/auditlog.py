@@ -25,11 +25,11 @@ from secfed.crypto.signing import SigningKey
 from secfed.errors import AuditLogError
 from secfed.identity.fields import write_time
 from secfed.ids import Digest
+from secfed.limits import AUDIT_KINDS_EACH_MAX, AUDIT_KINDS_MAX
 from secfed.store import journal
 from secfed.store.chain import EMPTY, Entry, Head
 from secfed.store.checkpoint import Checkpoint
 from secfed.store.journal import ChainReport, Journal
-from secfed.wire.limits import AUDIT_KINDS_EACH_MAX, AUDIT_KINDS_MAX
 
 __all__ = ["NOBODY", "UNHURRIED_S", "AuditLog", "log_file", "verify"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from secfed.errors import PeerError
-from secfed.wire.limits import CHUNK_BYTES_MAX
+from secfed.limits import CHUNK_BYTES_MAX
 
 __all__ = ["Assembly", "split"]
 

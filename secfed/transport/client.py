@@ -16,6 +16,7 @@ from typing import Protocol, Self
 import grpc
 import stamina.instrumentation
 
+from secfed import limits
 from secfed.crypto.kdf import digest as labelled_digest
 from secfed.crypto.labels import Label
 from secfed.errors import (
@@ -30,12 +31,12 @@ from secfed.identity.keyfile import MemberKeys
 from secfed.identity.roster import Roster, RosterRolledBackError
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, Digest, JobId
+from secfed.limits import SLOWEST_BYTES_PER_S
 from secfed.rounds.exchange import JobCommand, JobState, Said, StatusReply, Told
-from secfed.rounds.ports import SLOWEST_BYTES_PER_S
 from secfed.store.journal import EMPTY, Head
 from secfed.transport import chunks, status, tls
 from secfed.transport.hello import GREETING, HelloMaker, RestartedError, RosterChangedError
-from secfed.wire import calls, limits, service, sums
+from secfed.wire import calls, service, sums
 from secfed.wire import status as wire_status
 
 __all__ = ["Connection", "Rosters", "Sequence"]

@@ -17,9 +17,11 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
+from secfed import limits
 from secfed.errors import PortBusyError, RosterError, SecfedError, StorageError
 from secfed.identity.keyfile import MemberKeys
 from secfed.identity.roster import Roster
+from secfed.limits import CONNECTIONS_MAX
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.exchange import Wait
 from secfed.rounds.rosters import RosterKeeper
@@ -31,8 +33,6 @@ from secfed.transport.health import HealthServer
 from secfed.transport.hello import HelloGate
 from secfed.transport.server import FederationService
 from secfed.transport.tls import ServerTls
-from secfed.wire import limits
-from secfed.wire.limits import CONNECTIONS_MAX
 
 __all__ = ["Daemon", "Listening", "Reports"]
 

@@ -21,12 +21,12 @@ from secfed.errors import AuthenticationError, NetworkError, RevokedError, Secfe
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
 from secfed.ids import ClientId, Digest
+from secfed.limits import CALLS_EACH_MAX, REFUSAL_S, UNPROVEN_MAX
 from secfed.transport import status
 from secfed.transport.auditlog import NOBODY, AuditLog
 from secfed.transport.desk import Desk
 from secfed.transport.hello import GREETING, Caller, HelloGate, holder
 from secfed.wire import calls
-from secfed.wire.limits import CALLS_EACH_MAX, REFUSAL_S, UNPROVEN_MAX
 
 __all__ = ["Context", "Entrance", "Visit"]
 

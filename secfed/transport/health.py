@@ -16,8 +16,8 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from secfed.errors import PortBusyError
+from secfed.limits import CONNECTION_IDLE_S, PROBE_BYTES_MAX, PROBES_MAX
 from secfed.transport.ops import loopback
-from secfed.wire.limits import CONNECTION_IDLE_S, PROBE_BYTES_MAX, PROBES_MAX
 from secfed.wire.service import SERVICE
 
 __all__ = ["HealthServer"]

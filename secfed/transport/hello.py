@@ -26,9 +26,9 @@ from secfed.identity.roles import Role
 from secfed.identity.roster import Member, Roster
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, FederationId
+from secfed.limits import HELLOS_MAX, MAX_SKEW_S
 from secfed.rounds.exchange import Hello
 from secfed.wire import calls
-from secfed.wire.limits import HELLOS_MAX, MAX_SKEW_S
 
 __all__ = [
     "GREETING",

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from secfed.errors import ConfigError, PortBusyError
-from secfed.wire.limits import PROBE_S, PROBES_MAX
+from secfed.limits import PROBE_S, PROBES_MAX
 
 __all__ = ["OpsServer", "loopback", "notify"]
 

@@ -18,6 +18,7 @@ import grpc
 from secfed.errors import ConfigError, NetworkError, PeerError, StorageError
 from secfed.identity.roster import Roster
 from secfed.ids import NO_DIGEST, ClientId, Digest
+from secfed.limits import FIRST_FRAME_S, FRAME_BYTES_MAX, MESSAGE_S
 from secfed.rounds import archive
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.attempt import Upload
@@ -31,7 +32,6 @@ from secfed.transport.hello import Caller, HelloGate
 from secfed.transport.status import UnknownCallError
 from secfed.wire import calls, service, sums
 from secfed.wire import status as wire_status
-from secfed.wire.limits import FIRST_FRAME_S, FRAME_BYTES_MAX, MESSAGE_S
 from secfed.wire.strict import clip
 
 __all__ = ["FederationService"]

@@ -17,8 +17,8 @@ import grpc
 
 from secfed import errors
 from secfed.errors import NetworkError, SecfedError, VersionMismatchError
+from secfed.limits import REFUSAL_BYTES_MAX
 from secfed.transport.hello import RestartedError, RosterChangedError
-from secfed.wire.limits import REFUSAL_BYTES_MAX
 from secfed.wire.strict import clip
 
 __all__ = ["DETAIL_KEY", "Refusal", "UnknownCallError", "refusal", "restore"]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from secfed import limits
 from secfed.errors import PeerError
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, Digest
 from secfed.rounds.exchange import Hello, JobCommand
-from secfed.wire import limits, service, strict
+from secfed.wire import service, strict
 from secfed.wire.pb import service_pb2 as pb
 from secfed.wire.pb import statements_pb2
 

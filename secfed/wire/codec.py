@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from google.protobuf.message import Message
 
+from secfed import limits
 from secfed.errors import PeerError
 from secfed.ids import MemberIndex, RoundId
 from secfed.secagg.manifest import Manifest
@@ -33,7 +34,7 @@ from secfed.secagg.messages import (
     Statement,
     Void,
 )
-from secfed.wire import limits, strict
+from secfed.wire import strict
 from secfed.wire.pb import statements_pb2 as pb
 
 __all__ = ["ProtoCodec", "members_of"]

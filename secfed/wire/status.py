@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from secfed import limits
 from secfed.ids import ClientId, JobId
 from secfed.rounds.exchange import JobState, MemberState, RoundState, StatusReply
-from secfed.wire import limits, strict
+from secfed.wire import strict
 from secfed.wire.pb import service_pb2 as pb
 
 __all__ = [

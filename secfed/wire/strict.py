@@ -17,10 +17,10 @@ from typing import Any, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
+from secfed import limits
 from secfed.errors import PeerError
 from secfed.identity.signed import Signed
 from secfed.ids import SITE_PATTERN, ClientId, Digest, FederationId, JobId, MemberIndex
-from secfed.wire import limits
 from secfed.wire.pb import statements_pb2 as pb
 
 __all__ = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from secfed import limits
 from secfed.errors import PeerError
 from secfed.identity.signed import Signed
 from secfed.ids import Digest, MemberIndex
@@ -31,7 +32,7 @@ from secfed.secagg.messages import (
     UnmaskRequest,
     VoidNotice,
 )
-from secfed.wire import limits, strict
+from secfed.wire import strict
 from secfed.wire.codec import members_of
 from secfed.wire.pb import sum_pb2 as pb
 

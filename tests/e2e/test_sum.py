@@ -14,7 +14,7 @@ import pytest
 from loopback import BITS, KILLED, PHASE_S, VALUE, Loopback, Process, assert_exact
 
 from secfed.encoding.fixedpoint import word_bits
-from secfed.wire.limits import CHUNK_BYTES_MAX
+from secfed.limits import CHUNK_BYTES_MAX
 
 SITES = tuple(f"hosp-{letter}" for letter in "abcde")
 VICTIM = 2

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secfed.encoding.layout import SIZE_MAX, Layout
+from secfed.encoding.layout import Layout
 from secfed.errors import EncodingError
+from secfed.limits import VECTOR_COORDINATES_MAX
 
 SHAPES = {"model.q.lora_B": (4, 2), "model.q.lora_A": (2, 3), "scale": ()}
 
@@ -131,7 +132,7 @@ def test_a_vector_of_another_size_is_a_bug() -> None:
         {"a": (0,)},
         {"a": (-1,)},
         {"a": (1,) * 9},
-        {"a": (SIZE_MAX, 2)},
+        {"a": (VECTOR_COORDINATES_MAX, 2)},
     ],
     ids=["no array", "no name", "unprintable", "long name", "no elements", "negative", "rank", "too large"],
 )

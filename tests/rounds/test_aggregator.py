@@ -41,6 +41,7 @@ from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
+from secfed.limits import SLOWEST_BYTES_PER_S
 from secfed.privacy.events import NonPrivate
 from secfed.rounds import attempt, entry
 from secfed.rounds.aggregator import AggregatorRounds
@@ -59,7 +60,7 @@ from secfed.rounds.exchange import (
 from secfed.rounds.house import House, adapter_digest
 from secfed.rounds.jobs import Ending, JobBook
 from secfed.rounds.plan import Deadlines
-from secfed.rounds.ports import SLOWEST_BYTES_PER_S, Update
+from secfed.rounds.ports import Update
 from secfed.rounds.proposal import sign_job_plan
 from secfed.secagg import params
 from secfed.secagg.messages import (

@@ -9,7 +9,8 @@ import pytest
 from secfed.aggregation import registry
 from secfed.aggregation.strategy import POINT
 from secfed.errors import ConfigError, EncodingError
-from secfed.rounds.plan import ADAPTER_MAX, BaseModelSpec, JobPlan, KtoSpec, LoraSpec, PublicPair, TrainSpec
+from secfed.limits import ADAPTER_MAX
+from secfed.rounds.plan import BaseModelSpec, JobPlan, KtoSpec, LoraSpec, PublicPair, TrainSpec
 from secfed.rounds.publish import check_plan
 
 A, B, WEIGHT, BIAS = "m.lora_A.weight", "m.lora_B.weight", "head.weight", "head.bias"

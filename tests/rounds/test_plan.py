@@ -8,9 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from secfed.aggregation.strategy import POINT
+from secfed.limits import PUBLIC_PAIRS_MAX, PUBLIC_TEXT_MAX
 from secfed.rounds.plan import (
-    PUBLIC_PAIRS_MAX,
-    PUBLIC_TEXT_MAX,
     BaseModelSpec,
     DpoSpec,
     JobPlan,

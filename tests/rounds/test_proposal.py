@@ -9,6 +9,7 @@ import pytest
 from secfed.crypto.labels import Label
 from secfed.errors import CertificateExpiredError, PeerError
 from secfed.identity import signed
+from secfed.limits import JOB_PLAN_BYTES_MAX
 from secfed.rounds import proposal
 
 
@@ -51,7 +52,7 @@ def test_another_spelling_of_a_signed_plan_is_refused(federation, job, change):
 
 def test_a_plan_longer_than_any_is_refused_unread(federation, job):
     with pytest.raises(PeerError, match="longer"):
-        proposal.open_job_plan(job.text + bytes(proposal.TEXT_MAX_BYTES), federation.roster, federation.now)
+        proposal.open_job_plan(job.text + bytes(JOB_PLAN_BYTES_MAX), federation.roster, federation.now)
 
 
 def test_a_plan_after_the_rosters_end_is_refused(federation, job):

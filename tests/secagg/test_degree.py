@@ -8,7 +8,8 @@ from math import comb
 import pytest
 
 from secfed.errors import InfeasibleCohortError
-from secfed.secagg.degree import NEIGHBOURS_MAX, corrupt_among, degree
+from secfed.limits import NEIGHBOURS_MAX
+from secfed.secagg.degree import corrupt_among, degree
 
 SECURE, LIVE = Fraction(1, 2**82), Fraction(1, 2**20)
 

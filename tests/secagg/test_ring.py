@@ -14,10 +14,11 @@ from simfed.stage import Stage
 
 from secfed.errors import InfeasibleCohortError, StaleAttemptError
 from secfed.ids import MemberIndex
+from secfed.limits import COHORT_MAX
 from secfed.secagg import opening
 from secfed.secagg.aggregator import AggregatorSession, AttemptVoidError
 from secfed.secagg.messages import OpenAttempt, Phase, SelfMaskShare, ShareAnswers
-from secfed.secagg.params import COHORT_MAX, Params
+from secfed.secagg.params import Params
 from secfed.secagg.record import ClientRecord
 
 CLIENTS = 130

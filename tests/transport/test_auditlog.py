@@ -12,8 +12,8 @@ import pytest
 
 from secfed.crypto.signing import SigningKey
 from secfed.errors import AuditLogError
+from secfed.limits import AUDIT_KINDS_EACH_MAX, AUDIT_KINDS_MAX
 from secfed.transport.auditlog import UNHURRIED_S, AuditLog
-from secfed.wire.limits import AUDIT_KINDS_EACH_MAX, AUDIT_KINDS_MAX
 
 
 @pytest.fixture

@@ -33,13 +33,13 @@ from secfed.identity import roster as rosters
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
 from secfed.ids import NO_DIGEST, ClientId, FederationId, JobId
+from secfed.limits import UNPROVEN_MAX
 from secfed.rounds.exchange import JobCommand, Present, Wait
 from secfed.store.decisions import DecisionStore
 from secfed.transport import hello as hello_module
 from secfed.transport import server, tls
 from secfed.transport.hello import PERMITTED, HelloGate, RestartedError, RosterChangedError
 from secfed.wire import calls, service, sums
-from secfed.wire.limits import UNPROVEN_MAX
 
 PRESENT = sums.encode_said(Present(""))
 

@@ -43,6 +43,7 @@ from secfed.errors import (
     StorageError,
 )
 from secfed.ids import ClientId, Digest, JobId
+from secfed.limits import AUDIT_KINDS_MAX
 from secfed.rounds import attempt
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import Upload
@@ -53,7 +54,6 @@ from secfed.store.spool import Spool
 from secfed.transport import daemon
 from secfed.transport.auditlog import AuditLog, log_file
 from secfed.wire import calls, service
-from secfed.wire.limits import AUDIT_KINDS_MAX
 
 PATIENT = pytest.mark.parametrize("town", [PATIENCE_S], indirect=True, ids=["patient"])
 """A daemon that gives no upload up, for what has to be done while one stands still."""

@@ -14,12 +14,13 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from secfed import limits
 from secfed.identity.signed import Signed
 from secfed.ids import ClientId, Digest, FederationId, JobId, MemberIndex, RoundId
 from secfed.rounds import exchange as ex
 from secfed.secagg import messages as ms
 from secfed.secagg.manifest import Manifest
-from secfed.wire import calls, limits, status, sums
+from secfed.wire import calls, status, sums
 from secfed.wire.codec import ProtoCodec
 from secfed.wire.pb import service_pb2, statements_pb2, sum_pb2
 

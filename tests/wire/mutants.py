@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from secfed.wire import limits
+from secfed import limits
 
 __all__ = ["field_mutant", "raw_mutant"]
 

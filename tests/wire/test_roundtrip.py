@@ -9,12 +9,13 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from secfed import limits
 from secfed.identity.signed import Signed
 from secfed.ids import JobId, RoundId
 from secfed.rounds import exchange as ex
 from secfed.secagg import messages as ms
 from secfed.secagg.manifest import Manifest
-from secfed.wire import calls, limits, service, status, strict, sums
+from secfed.wire import calls, service, status, strict, sums
 from secfed.wire.codec import ProtoCodec
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)

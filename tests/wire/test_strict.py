@@ -10,8 +10,9 @@ import pytest
 from google.protobuf.message import Message
 from mutants import field_mutant, raw_mutant
 
+from secfed import limits
 from secfed.errors import PeerError
-from secfed.wire import limits, strict
+from secfed.wire import strict
 from secfed.wire.pb import statements_pb2 as pb
 
 UNKNOWN_FIELD = b"\x9a\x3f\x01\x00"

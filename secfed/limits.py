@@ -1,25 +1,28 @@
-"""Every bound on what a peer may send, hold or ask for, with its unit and its reason.
+"""Every bound on what others may send, hold or ask for, with its unit and its reason.
 
-A message's size is compared with its limit before it is parsed, so that nobody makes this
-side allocate more than a small multiple of that. What takes a place for a while (a connection, a
-call, an entry in memory) has a count or a time here; how long one's own side waits stands with it.
+A message's or file's size is compared with its limit before it is parsed, so that nobody makes this side
+allocate more than a small multiple of that. What takes a place for a while (a connection, a call, an entry
+in memory) has a count or a time here, and what may come slowly a rate. Two things stand elsewhere: how
+long one's own side waits or how often it looks, beside the code that does, and which values a field may
+have, in its schema.
 """
 
 from __future__ import annotations
 
-from secfed.secagg import degree, params
-
 __all__ = [
-    "AUDIT_KINDS_EACH_MAX", "AUDIT_KINDS_MAX", "BLOB_ENTRY_BYTES", "BODY_BYTES_MAX", "CALLS_EACH_MAX",
-    "CALLS_MAX", "CALL_BYTES_MAX", "CHUNK_BYTES_MAX", "COHORT_MAX", "COMMAND_BYTES_MAX", "CONNECTIONS_MAX",
-    "CONNECTION_IDLE_S", "DIGEST_BYTES", "ENVELOPE_BYTES", "FIRST_FRAME_S", "FRAME_BYTES_MAX", "HANDSHAKE_S",
-    "HELLOS_MAX", "HELLO_BYTES_MAX", "HISTORY_BYTES_MAX", "HISTORY_ROUNDS_MAX", "JOBS_MAX",
-    "JOB_PLAN_BYTES_MAX", "MAX_SKEW_S", "MESSAGE_S", "MLKEM_CIPHERTEXT_BYTES", "MLKEM_KEY_BYTES",
-    "NEIGHBOURS_MAX", "PROBES_MAX", "PROBE_BYTES_MAX", "PROBE_S", "REFUSAL_BYTES_MAX", "REFUSAL_S",
-    "REPLY_BYTES_MAX", "ROSTER_BYTES_MAX", "ROUND_PLAN_BYTES_MAX", "SEAL_TAG_BYTES", "SHARE_BYTES",
-    "SIGNATURE_BYTES", "SITES_MAX", "STATEMENT_BYTES_MAX", "STREAMS_MAX", "SUITE_CHARS_MAX", "TEXT_BYTES_MAX",
-    "TOLD_BYTES_MAX", "UNPROVEN_MAX", "VECTOR_BYTES_MAX", "VECTOR_WORDS_MAX", "VERSION_CHARS_MAX",
-    "WORD_BITS_MAX", "X25519_KEY_BYTES",
+    "ADAPTER_MAX", "ARRAY_NAME_CHARS_MAX", "ARRAY_SIDES_MAX", "AUDIT_KINDS_EACH_MAX", "AUDIT_KINDS_MAX",
+    "BLOB_ENTRY_BYTES", "BODY_BYTES_MAX", "CALLS_EACH_MAX", "CALLS_MAX", "CALL_BYTES_MAX",
+    "CERTIFICATE_BYTES_MAX", "CHUNK_BYTES_MAX", "COHORT_MAX", "COMMAND_BYTES_MAX", "CONNECTIONS_MAX",
+    "CONNECTION_IDLE_S", "CURVE_MAX", "DIGEST_BYTES", "ENROLMENT_BYTES_MAX", "ENTRY_BYTES_MAX",
+    "ENVELOPE_BYTES", "FIRST_FRAME_S", "FRAME_BYTES_MAX", "HANDSHAKE_S", "HELLOS_MAX", "HELLO_BYTES_MAX",
+    "HISTORY_BYTES_MAX", "HISTORY_ROUNDS_MAX", "INVITE_BYTES_MAX", "JOBS_MAX", "JOB_PLAN_BYTES_MAX",
+    "MAX_SKEW_S", "MESSAGE_S", "MLKEM_CIPHERTEXT_BYTES", "MLKEM_KEY_BYTES", "NEIGHBOURS_MAX",
+    "PLAN_BITS_MAX", "PROBES_MAX", "PROBE_BYTES_MAX", "PROBE_S", "PUBLIC_PAIRS_MAX", "PUBLIC_TEXT_MAX",
+    "REFUSAL_BYTES_MAX", "REFUSAL_S", "REPLY_BYTES_MAX", "ROSTER_BYTES_MAX", "ROSTER_FILE_BYTES_MAX",
+    "ROUND_PLAN_BYTES_MAX", "SEAL_TAG_BYTES", "SHARE_BYTES", "SIGNATURE_BYTES", "SITES_MAX",
+    "SLOWEST_BYTES_PER_S", "STATEMENT_BYTES_MAX", "STREAMS_MAX", "SUITE_CHARS_MAX", "TEXT_BYTES_MAX",
+    "TOLD_BYTES_MAX", "UNPROVEN_MAX", "VECTOR_BYTES_MAX", "VECTOR_COORDINATES_MAX", "VECTOR_WORDS_MAX",
+    "VERSION_CHARS_MAX", "WORD_BITS_MAX", "X25519_KEY_BYTES",
 ]  # fmt: skip
 
 _KIB = 1024
@@ -56,11 +59,13 @@ BLOB_ENTRY_BYTES = 2 + 32
 
 # -- counts ------------------------------------------------------------------------------------
 
-COHORT_MAX = params.COHORT_MAX
-"""Members of one cohort; a longer list cannot come from an honest peer."""
+COHORT_MAX = 1024
+"""Members of one cohort: an outcome with a reason in full for each member still fits a statement."""
 
-NEIGHBOURS_MAX = max(params.COMPLETE_GRAPH_MAX - 1, degree.NEIGHBOURS_MAX)
-"""Neighbours of a member: everybody else on the complete graph, fewer of many more on the ring."""
+NEIGHBOURS_MAX = 300
+"""Neighbours of a member, on the ring: what they are dealt then still fits one reply to a client. A fifth
+of corrupt members and a tenth of lost ones need 196 of 1000, and 256 of 10 000. (On the complete graph
+everybody else is one, which is fewer.)"""
 
 SITES_MAX = 4096
 """Sites in a status reply: more than a roster within `ROSTER_BYTES_MAX` can hold."""
@@ -76,6 +81,34 @@ WORD_BITS_MAX = 32
 
 VECTOR_WORDS_MAX = 1 << 28
 """Words in a vector: 1 GiB in memory, some forty times a rank-16 adapter of a 7B model's attention."""
+
+# -- plans, which an admin writes and everybody reads -------------------------------------------
+
+PLAN_BITS_MAX = 24
+"""Fixed-point bits: with 128 clients the sum still fits in 31 bits; larger cohorts refuse too fine a grid."""
+
+VECTOR_COORDINATES_MAX = 1 << 31
+"""Coordinates that all arrays of a plan have together: 8 GiB of words, above any adapter."""
+
+ADAPTER_MAX = 1 << 28
+"""Numbers of a whole adapter, frozen arrays included: 1 GiB as float32, as much as the longest upload, and
+some forty times a rank-16 adapter of a 7B model's attention. The aggregator makes and keeps all of them,
+also those that are in no contribution."""
+
+ARRAY_SIDES_MAX = 8
+"""Dimensions of one array; adapters have two, or four."""
+
+ARRAY_NAME_CHARS_MAX = 512
+"""An array's name, characters: above what nested module names reach."""
+
+CURVE_MAX = 100
+"""Rounds up to which a plan has epsilon after each: every site works them out again, more take minutes."""
+
+PUBLIC_PAIRS_MAX = 32
+"""Public pairs in a plan: enough for a mean, few enough to go through the model every round."""
+
+PUBLIC_TEXT_MAX = 65_536
+"""Characters of all public pairs together: in any script they fit in a plan's bytes beside its arrays."""
 
 # -- sizes, bytes ------------------------------------------------------------------------------
 
@@ -120,6 +153,22 @@ TOLD_BYTES_MAX = 4 * _MIB
 """What Exchange answers: the bundles of 300 neighbours, each with the digests of what 300 others were
 dealt, are 3.5 MiB; those of 70 neighbours 0.2."""
 
+ROSTER_FILE_BYTES_MAX = 64 * _MIB
+"""A roster's file, some 40 000 entries: more than goes over the wire, and whoever reads a file reads no
+more."""
+
+INVITE_BYTES_MAX = 96 * _MIB
+"""An invite's file: a roster at its own bound, written as a JSON text."""
+
+ENROLMENT_BYTES_MAX = 64 * _KIB
+"""A site's public half, of which some 2 KiB are used."""
+
+CERTIFICATE_BYTES_MAX = 8 * _KIB
+"""A certificate in PEM; one over P-256 has some 800 bytes."""
+
+ENTRY_BYTES_MAX = _MIB
+"""A line of a ledger or an audit log, read or written: far above any entry. Others' are read, too."""
+
 HISTORY_BYTES_MAX = 2 * _MIB
 """Ended rounds in a status reply, of all its jobs together: half of the reply, with all sites named some
 thirty rounds of a thousand."""
@@ -138,6 +187,12 @@ SUITE_CHARS_MAX = 128
 REFUSAL_BYTES_MAX = 4096
 """A refusal's class, message and hint in a call's trailing metadata: two texts of at most
 `TEXT_BYTES_MAX` and a name, escaped as JSON. More is not read."""
+
+# -- rates --------------------------------------------------------------------------------------
+
+SLOWEST_BYTES_PER_S = 64 * _KIB
+"""A vector or file that comes slower than this is given up, by whichever side waits for it: what one peer
+can hold the others up by is then a time that follows from the size."""
 
 # -- places on a daemon, and how long they are held --------------------------------------------
 
