@@ -128,11 +128,21 @@ class AggregatorRounds:
             AuthenticationError: Its key has served with another state, or with one where it names none.
                 Whoever has that one goes on.
             LedgerError: Its ledger is behind what was seen of it before.
+            PeerError: Its answer breaks a rule of the attempt, from which it is dropped.
         """
         self._continuity.check_state(site, state)
         self._presence.seen(site, self._house.clock.monotonic())
         if isinstance(said, Ready) and ledger is not None and ledger.count and said.job in self._book.jobs:
             self._continuity.check_ledger(self._book.jobs[said.job], site, ledger)
+        try:
+            self._take(site, said)
+        finally:
+            self._settle()
+        return isinstance(said, Declined) or (
+            isinstance(said, Answer | Refused) and self._results.knows(said.attempt)
+        )
+
+    def _take(self, site: ClientId, said: Said) -> None:
         match said:
             case Answer(h, SignedReply(statement)) if self._results.knows(h):
                 if self._results.countersigned(site, h, statement):
@@ -144,10 +154,6 @@ class AggregatorRounds:
                 self._pass_on(site, said)
             case _:
                 self._pass_on(site, said)
-        self._settle()
-        return isinstance(said, Declined) or (
-            isinstance(said, Answer | Refused) and self._results.knows(said.attempt)
-        )
 
     def _pass_on(self, site: ClientId, said: Said) -> None:
         if self._open is not None and site in self._open.seats:
@@ -211,17 +217,24 @@ class AggregatorRounds:
             PeerError: The statement is wrong; its sender is dropped from the attempt.
         """
         self._presence.seen(site, self._house.clock.monotonic())
-        upload = None if self._open is None else self._open.begin_upload(site, h, statement)
-        self._settle()
-        return upload
+        try:
+            return None if self._open is None else self._open.begin_upload(site, h, statement)
+        finally:
+            self._settle()
 
     def finish_upload(self, upload: Upload) -> None:
-        """All pieces are committed."""
-        if self._open is not None:
-            self._open.finish_upload(upload)
-        else:
-            self._house.spool.discard(upload_name(upload.h, upload.member))
-        self._settle()
+        """All pieces are committed.
+
+        Raises:
+            PeerError: They are not what their sender signed; it is dropped from the attempt.
+        """
+        try:
+            if self._open is not None:
+                self._open.finish_upload(upload)
+            else:
+                self._house.spool.discard(upload_name(upload.h, upload.member))
+        finally:
+            self._settle()
 
     # -- time, roster, work --------------------------------------------------------------------
 

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from io import BufferedIOBase
+from typing import NoReturn
 
 from secfed.crypto.labels import PROTOCOL_VERSION, SUITE, Label
 from secfed.encoding import ring
 from secfed.encoding.fixedpoint import word_bits
-from secfed.errors import EncodingError, InfeasibleCohortError, PeerError, UnexpectedMessageError
+from secfed.errors import (
+    EncodingError,
+    InfeasibleCohortError,
+    PeerError,
+    RoundAbortedError,
+    UnexpectedMessageError,
+)
 from secfed.identity import roster as rosters
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, MemberIndex
@@ -235,7 +242,11 @@ class LiveAttempt:
     # -- what members say ----------------------------------------------------------------------
 
     def answer(self, site: ClientId, reply: Reply) -> None:
-        """Take a reply; one that breaks a rule drops its sender with that reason."""
+        """Take a reply.
+
+        Raises:
+            PeerError: It breaks a rule; its sender is dropped with that reason.
+        """
         member = self.session.manifest.index_of(site)
         if self._replies.get(member) == reply:
             return  # said again: the acknowledgement was lost
@@ -243,12 +254,20 @@ class LiveAttempt:
             self.session.receive(member, reply)
         except UnexpectedMessageError as error:
             if error.culprits:
-                self.lose(site, str(error))
+                self._refuse(site, error)
         except PeerError as error:
-            self.lose(site, str(error))
+            self._refuse(site, error)
         else:
             self._replies[member] = reply
         self._follow()
+
+    def _refuse(self, site: ClientId, error: PeerError) -> NoReturn:
+        """Drop who broke a rule and raise that; where this ends the attempt, as the cause of its end."""
+        try:
+            self.lose(site, str(error))
+        except RoundAbortedError as end:
+            raise end from error
+        raise error
 
     def lose(self, site: ClientId, reason: str) -> None:
         """A member is gone, revoked, or has refused; strangers are ignored."""
@@ -276,8 +295,7 @@ class LiveAttempt:
         try:
             masked = self.session.check_upload(member, statement)
         except PeerError as error:
-            self.lose(site, str(error))
-            raise
+            self._refuse(site, error)
         for dealer in masked.complaints:
             named = self.session.site(dealer)
             self._house.observer.note("bad_share", job=self.session.manifest.job, site=site, dealer=named)
@@ -297,14 +315,18 @@ class LiveAttempt:
             self._progress[upload.member] = self._house.clock.monotonic()
 
     def finish_upload(self, upload: Upload) -> None:
-        """A committed vector; one not as its sender signed it, or not in its one form, drops the sender."""
+        """A committed vector.
+
+        Raises:
+            PeerError: It is not as its sender signed it, or not in its one form; the sender is dropped.
+        """
         manifest = self.session.manifest
         try:
             ring.check_padding(upload.last_byte, manifest.word_bits, manifest.length)
             self.session.receive_upload(upload.member, upload.statement, upload.sha256)
         except PeerError as error:
             self._house.spool.discard(upload_name(self.h, upload.member))
-            self.lose(upload.site, str(error))
+            self._refuse(upload.site, error)
         self._follow()
 
     # -- time ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import TypeVar
 
 from secfed.crypto.labels import Label
-from secfed.errors import InfeasibleCohortError, RoundAbortedError
+from secfed.errors import InfeasibleCohortError, PeerError, RoundAbortedError
 from secfed.identity.signed import Signed
 from secfed.ids import ClientId, Digest, MemberIndex, RoundId
 from secfed.rounds.attempt import (
@@ -193,7 +193,11 @@ class OpenRound:
                     self._lose(site, "its key was replaced" if site in active else "revoked")
 
     def hear(self, site: ClientId, said: Said) -> None:
-        """One site says where it stands, or answers."""
+        """One site says where it stands, or answers.
+
+        Raises:
+            PeerError: Its answer breaks a rule; it is dropped from the attempt.
+        """
         match said:
             case Present(job):
                 self._present(site, job)
@@ -245,7 +249,11 @@ class OpenRound:
         return self._move(lambda live: live.begin_upload(site, statement) if site in live.cohort else None)
 
     def finish_upload(self, upload: Upload) -> None:
-        """A committed vector; it is dropped if its attempt ended meanwhile."""
+        """A committed vector; it is dropped if its attempt ended meanwhile.
+
+        Raises:
+            PeerError: As `LiveAttempt.finish_upload`.
+        """
         if self._is_live(upload.h):
             self._move(lambda live: live.finish_upload(upload))
         else:
@@ -371,17 +379,25 @@ class OpenRound:
         return self.live is not None and self.live.h == h
 
     def _move(self, step: Callable[[LiveAttempt], T]) -> T | None:
-        """Move the live attempt; an end of it is an event of the round."""
+        """Move the live attempt; an end of it is an event of the round.
+
+        Raises:
+            PeerError: The step broke a rule, whether or not that was the end.
+        """
         live = self.live
         if live is None:
             return None
         try:
             return step(live)
-        except AttemptVoidError as error:
+        except AttemptVoidError as end:
             self._remember(live)
-            self._void(live.session, str(error))
-        except RoundAbortedError as error:
-            self._abort(live.session, str(error))
+            self._void(live.session, str(end))
+            broken = end.__cause__
+        except RoundAbortedError as end:
+            self._abort(live.session, str(end))
+            broken = end.__cause__
+        if isinstance(broken, PeerError):
+            raise broken
         return None
 
     def abort(self, reason: str) -> None:

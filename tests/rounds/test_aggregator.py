@@ -32,6 +32,7 @@ from secfed.errors import (
     InfeasibleCohortError,
     LedgerError,
     NotPermittedError,
+    PeerError,
     RoundAbortedError,
     StorageError,
 )
@@ -47,6 +48,7 @@ from secfed.rounds import attempt, entry
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import Upload
 from secfed.rounds.exchange import (
+    Answer,
     Ask,
     Declined,
     JobCommand,
@@ -67,7 +69,9 @@ from secfed.secagg.messages import (
     Bundles,
     ConfirmRequest,
     MaskedStatement,
+    OpenAttempt,
     OutcomeNotice,
+    SignedReply,
     UnmaskRequest,
     VoidNotice,
 )
@@ -118,6 +122,7 @@ class Hall:
         self.roster = federation.roster
         self.away: set[ClientId] = set()
         self.states: dict[ClientId, Digest] = {}
+        self.refused: list[tuple[ClientId, str]] = []
         self.decisions: DecisionStore | None = None
         self.before: dict[type, Any] = {}
         self.start()
@@ -173,18 +178,12 @@ class Hall:
     def turn(self, name: ClientId) -> bool:
         """One call of one client, and what it makes of the answer; whether there was anything new."""
         machine = self.federation.machines[name]
-        said = machine.says
-        if isinstance(said, Upload):
-            upload = self.rounds.begin_upload(name, said.attempt, said.statement)
-            if upload is not None:
-                upload.write(said.packed)
-                upload.commit()
-                self.rounds.finish_upload(upload)
+        try:
+            self.say(name, machine.says)
+        except PeerError as refusal:
+            self.refused.append((name, str(refusal)))
             machine.says = machine.rounds.standing
-        else:
-            head = machine.rounds.ledger_head
-            said = sums.decode_said(sums.encode_said(said))
-            self.rounds.hear(name, said, ledger=head, state=self.states.get(name, NO_DIGEST))
+            return True
         told = self.rounds.next_for(name)
         if told is None:
             machine.says = machine.rounds.hear(self.rounds.wait_for(name))
@@ -196,6 +195,25 @@ class Hall:
                 return True
         machine.says = machine.rounds.hear(told)
         return True
+
+    def say(self, name: ClientId, said: Any) -> None:
+        """What one client says reaches the aggregator.
+
+        Raises:
+            PeerError: It is refused.
+        """
+        machine = self.federation.machines[name]
+        if isinstance(said, Upload):
+            upload = self.rounds.begin_upload(name, said.attempt, said.statement)
+            if upload is not None:
+                upload.write(said.packed)
+                upload.commit()
+                self.rounds.finish_upload(upload)
+            machine.says = machine.rounds.standing
+        else:
+            head = machine.rounds.ledger_head
+            said = sums.decode_said(sums.encode_said(said))
+            self.rounds.hear(name, said, ledger=head, state=self.states.get(name, NO_DIGEST))
 
     def run(self, *, until: str = "", rounds: int = 400, pass_time: float = 0.25, patience: int = 3) -> None:
         """Let everybody who is here talk until nothing moves, or a note of this name was made."""
@@ -1363,6 +1381,34 @@ def test_a_bit_after_the_last_word_drops_its_sender_alone(hall: Any) -> None:
     (end,) = h.ends
     assert (end.state, end.included) == ("published", tuple(SITES[:4]))
     assert end.dropped == (("hosp-e", "mask: a packed vector has a bit set after its last word"),)
+    assert h.refused == [("hosp-e", "a packed vector has a bit set after its last word")]
+
+
+@pytest.mark.parametrize("sites", [5, 3], ids=["the attempt goes on", "the attempt is void"])
+def test_an_answer_that_breaks_a_rule_is_refused_to_its_sender(hall: Any, sites: int) -> None:
+    """The sender hears why, whatever it does to the attempt; and then the round is held without it."""
+    h = hall(sites)
+    h.start_job()
+    bad = ClientId(SITES[sites - 1])
+
+    def spoil(name: ClientId) -> bool:
+        if name != bad or h.refused:
+            return False
+        live = h.rounds._open.live.h
+        h.machine(name).says = Answer(live, SignedReply(Signed(b"no advert", bytes(64))))
+        return True
+
+    h.before[OpenAttempt] = spoil
+    h.run(until="round_ended")
+    why = f"the signature under a statement of {bad} does not verify (sign_advert)"
+    assert h.refused == [(bad, why)]
+    (end,) = h.ends
+    if sites == 5:
+        assert (end.included, end.dropped) == (tuple(SITES[:4]), ((bad, f"advertise: {why}"),))
+    else:
+        (void,) = h.notes.of("attempt_voided")
+        assert why in void["reason"]
+        assert (end.included, end.attempt) == (tuple(SITES[:3]), 2)
 
 
 def test_a_member_whose_entry_has_run_out_is_in_no_cohort(hall: Any) -> None:
