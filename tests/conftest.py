@@ -37,7 +37,7 @@ _WAITING = ("e2e", "transport")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--minutes", type=float, default=20.0, help="how long a slow, seeded run goes on")
     parser.addoption("--seed", type=int, default=None, help="replay one seed of the simulator")
-    parser.addoption("--message", default=None, help="send one malformed message again, as CALL/NUMBER")
+    parser.addoption("--message", default=None, help="send one malformed message again, as CALL/TAPE")
 
 
 _STINT = "stint"

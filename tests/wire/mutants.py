@@ -1,20 +1,70 @@
 """Hostile variants of messages: by their fields, through the schema's descriptors, and by their bytes.
 
-Everything is drawn from one generator, so a variant comes back from its seed.
+All choices of a variant are read off a tape, a few bytes that hypothesis finds and makes smaller; so it
+comes back from its tape, and a failure from the mildest one. A batch of tapes is one example: an example
+costs far more than a message.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from secfed import limits
 
-__all__ = ["field_mutant", "raw_mutant"]
+__all__ = ["Tape", "batches", "field_mutant", "parts", "raw_mutant"]
+
+_TAPE_BYTES = 24
+"""As many choices as three changes need."""
+
+
+class Tape(random.Random):
+    """A generator whose draws are bytes: zeros, the first choice everywhere, where these end."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(0)
+        self.data, self._at = data, 0
+
+    def _take(self, size: int) -> bytes:
+        self._at += size
+        return self.data[self._at - size : self._at].ljust(size, b"\0")
+
+    def rewind(self) -> Tape:
+        """This tape from its beginning."""
+        self._at = 0
+        return self
+
+    def _randbelow(self, n: int) -> int:
+        """For `choice`, `randrange` and all that is made of them; one byte of the tape, or a few."""
+        if n > 256:
+            return int.from_bytes(self._take((n.bit_length() + 7) // 8)) % n
+        self._at += 1
+        return self.data[self._at - 1] % n if self._at <= len(self.data) else 0
+
+    def getrandbits(self, k: int) -> int:
+        """A number of so many bits."""
+        return int.from_bytes(self._take((k + 7) // 8)) % (1 << k)
+
+    def randbytes(self, n: int) -> bytes:
+        """Bytes that look like nothing, out of two of the tape."""
+        piece = hashlib.shake_128(self._take(2)).digest(min(n, 999))
+        return (piece * (n // 999 + 1))[:n]
+
+
+def batches(size: int) -> SearchStrategy[list[Tape]]:
+    """So many different tapes."""
+    tapes = st.binary(min_size=_TAPE_BYTES, max_size=_TAPE_BYTES)
+    return st.lists(tapes, min_size=size, max_size=size, unique=True).map(
+        lambda batch: [Tape(tape) for tape in batch]
+    )
+
 
 _MOST = {
     FieldDescriptor.TYPE_UINT32: 2**32 - 1,
@@ -44,13 +94,13 @@ _ODD_BYTES = (
 )
 
 
-def _parts(message: Message) -> Iterator[Message]:
+def parts(message: Message) -> Iterator[Message]:
     """A message and all messages in it, at any depth."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
             for item in value if field.is_repeated else [value]:
-                yield from _parts(item)
+                yield from parts(item)
 
 
 def field_mutant(dice: random.Random, message: Message) -> bytes:
@@ -58,12 +108,12 @@ def field_mutant(dice: random.Random, message: Message) -> bytes:
     changed = type(message)()
     changed.CopyFrom(message)
     for _ in range(dice.randint(1, 3)):
-        part = dice.choice(list(_parts(changed)))
+        part = dice.choice(list(parts(changed)))
         fields = part.DESCRIPTOR.fields
         if fields:
             _spoil(dice, part, dice.choice(fields))
     if not dice.randrange(8):
-        dice.choice(list(_parts(changed))).MergeFromString(_ODD_BYTES[0])
+        dice.choice(list(parts(changed))).MergeFromString(_ODD_BYTES[0])
     data: bytes = changed.SerializeToString(deterministic=True)
     return data
 

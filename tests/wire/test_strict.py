@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from mutants import field_mutant, raw_mutant
+from hypothesis import given, settings
+from mutants import Tape, batches, field_mutant, raw_mutant
 
 from secfed import limits
 from secfed.errors import PeerError
@@ -81,36 +82,47 @@ def test_every_bytes_field_has_one_length(wire: ModuleType) -> None:
 
 def test_mutated_bytes_are_refused_or_mean_what_they_say(wire: ModuleType) -> None:
     """2000 changes to every message: PeerError, or something that has exactly these bytes."""
-    dice = random.Random(20260101)
     valid = [case.encode(case.value) for case in wire.CASES.values()]
-    refused = 0
-    for case, data in zip(wire.CASES.values(), valid, strict=True):
-        for _ in range(2000):
-            changed = raw_mutant(dice, data, dice.choice(valid))
-            try:
-                value = case.decode(changed)
-            except PeerError:
-                refused += 1
-            else:
-                assert case.encode(value) == changed
-    assert refused > 1000 * len(valid)
+    refused = []
+
+    @settings(max_examples=20)
+    @given(batches(100))
+    def change(batch: list[Tape]) -> None:
+        for dice in batch:
+            for case, data in zip(wire.CASES.values(), valid, strict=True):
+                changed = raw_mutant(dice.rewind(), data, dice.choice(valid))
+                refused.append(refuses(case, changed))
+
+    change()
+    assert len(refused) == 2000 * len(valid)
+    assert sum(refused) > 1000 * len(valid)
 
 
 def test_spoilt_fields_are_refused_or_mean_what_they_say(wire: ModuleType) -> None:
     """100 variants of every message, each with fields that it should not have, well encoded."""
-    dice = random.Random(20260102)
-    refused = 0
-    for case in wire.CASES.values():
-        message = case.schema.FromString(case.encode(case.value))
-        for _ in range(100):
-            changed = field_mutant(dice, message)
-            try:
-                value = case.decode(changed)
-            except PeerError:
-                refused += 1
-            else:
-                assert case.encode(value) == changed
-    assert refused > 50 * len(wire.CASES)
+    messages = [(case, case.schema.FromString(case.encode(case.value))) for case in wire.CASES.values()]
+    refused = []
+
+    @settings(max_examples=5)
+    @given(batches(20))
+    def spoil(batch: list[Tape]) -> None:
+        for dice in batch:
+            for case, message in messages:
+                refused.append(refuses(case, field_mutant(dice.rewind(), message)))
+
+    spoil()
+    assert len(refused) == 100 * len(messages)
+    assert sum(refused) > 50 * len(messages)
+
+
+def refuses(case: Any, data: bytes) -> bool:
+    """Whether it does; what is taken has exactly these bytes."""
+    try:
+        value = case.decode(data)
+    except PeerError:
+        return True
+    assert case.encode(value) == data
+    return False
 
 
 @pytest.mark.parametrize("text", ["a\nb", "\x1b[0m", "é" * 300, "\ud800", "x" * 10_000, "", "plain"])
