@@ -210,7 +210,7 @@ def siege(quiet_town: Town) -> Iterator[Siege]:
     town = quiet_town
     town.keys[HOSTILE] = town.make_keys(HOSTILE, Role.CLIENT)
     town.publish(membership.enroll(town.roster, town.owner, [town.keys[HOSTILE].enrolment], now=town.now))
-    town.poll_s = 0.01
+    town.poll_s = 0.1
     process = town.spawn(training_deadline_s=20_000, phase_timeout_s=3600, upload_idle_s=60)
     siege = Siege(town)
     town.raw(HOSTILE, "Exchange", sums.encode_said(Declined(JobId("sum-1"), 1)))

@@ -153,11 +153,11 @@ class Town:
         self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
 
-    def spawn(self, **changes: Any) -> Process:
-        """The daemon as a process of its own."""
+    def spawn(self, *, spared: str = "", **changes: Any) -> Process:
+        """The daemon as a process of its own; of `spared` see `quick_daemon`."""
         config = self.root / "aggregator.toml"
         config.write_text(to_toml(self.config(log_level="error", **changes), self.root))
-        self.process = Process(config, self.poll_s, self.root / "aggregator.log")
+        self.process = Process(config, self.poll_s, self.root / "aggregator.log", spared)
         self.address = f"127.0.0.1:{self.process.port}"
         self._begun = None
         return self.process
@@ -250,12 +250,11 @@ class Town:
 class Process:
     """A daemon with a memory of its own, which can be weighed."""
 
-    def __init__(self, config: Path, poll_s: float, log: Path) -> None:
+    def __init__(self, config: Path, poll_s: float, log: Path, spared: str) -> None:
         self.log = log
         with log.open("wb") as out:
-            self._popen = subprocess.Popen(
-                [sys.executable, str(_QUICK), str(config), str(poll_s)], stdout=out, stderr=out
-            )
+            words = [sys.executable, str(_QUICK), str(config), str(poll_s), *filter(None, [spared])]
+            self._popen = subprocess.Popen(words, stdout=out, stderr=out)
         deadline = time.monotonic() + PATIENCE_S
         while not (found := re.search(r"aggregator  port (\d+)", self.output)):
             assert self.running, self.output
