@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from secfed.identity import membership
 from secfed.identity.roles import Role
 from secfed.transport.auditlog import log_file
 
-__all__ = ["PATIENCE_S", "Floods", "play_round", "take_in_hostile", "uploads_ended"]
+__all__ = ["PATIENCE_S", "Floods", "flood_outcomes", "play_round", "take_in_hostile"]
 
 PATIENCE_S = 180
 
@@ -47,9 +48,9 @@ class Floods:
         assert out is not None
         assert out.readline() == "ready\n"
 
-    def end(self) -> dict[str, int]:
-        """Stop them; how often each thing was sent."""
-        out, _ = self._popen.communicate(timeout=PATIENCE_S)
+    def end(self, *, wait: bool = False) -> dict[str, int]:
+        """Stop them; how often each thing was sent, and, after waiting, how many links nobody has ended."""
+        out, _ = self._popen.communicate("cease" if wait else "", timeout=2 * PATIENCE_S)
         counts: dict[str, int] = json.loads(out.splitlines()[-1])
         return counts
 
@@ -60,13 +61,15 @@ class Floods:
             self._popen.communicate()
 
 
-def uploads_ended(town: Town) -> bool:
-    """Whether the daemon has ended uploads of the floods, and says in its audit log whose they were."""
+def flood_outcomes(town: Town) -> dict[str, Counter[str]]:
+    """How the calls of the floods ended, by call, as the daemon's audit log says."""
     file = log_file(town.root / "state", town.keys["center"].signing)
     whole = file.read_text(encoding="utf-8").rpartition("\n")[0]  # it may be writing the next line
-    entries = [json.loads(line)["body"] for line in whole.splitlines()]
-    kinds = {(entry["who"], entry["what"], entry["outcome"].split(":")[0]) for entry in entries}
-    return (_HOSTILE, "Upload", "NetworkError") in kinds
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for entry in (json.loads(line)["body"] for line in whole.splitlines()):
+        if entry["who"] == _HOSTILE:
+            found[entry["what"]][entry["outcome"].split(":")[0]] += entry["count"]
+    return found
 
 
 def play_round(town: Town, job: str, size: int) -> None:

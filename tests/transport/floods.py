@@ -3,7 +3,9 @@
 All at once, and again whenever the daemon ends one: 500 TCP connections that say nothing, 50 that send
 no more than HTTP/2's preface, 50 uploads at one byte a second, announced lengths of 2^63, and 10 000
 calls a minute; what needs a certificate uses that of one member. HTTP/2 is written by hand, because no
-client library sends such things. Prints `ready` once everything stands, and counts at the end.
+client library sends such things. Prints `ready` once everything stands, and counts at the end. Is `cease`
+written to it before, then nothing new is sent, and it waits until the daemon has ended every link or
+answered its call: `left` counts those that it did not.
 
 Source of the frames: RFC 9113; of the header fields: RFC 7541, literals without Huffman code.
 """
@@ -33,7 +35,7 @@ END_STREAM, END_HEADERS = 1, 4
 HUGE = 2**63
 
 STAND_S = 120
-"""How long each kind of link may take to stand, however busy the machine."""
+"""How long each kind of link may take to stand, or to be ended, however busy the machine."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -61,11 +63,46 @@ def headers(path: str, **more: str) -> bytes:
     )
 
 
+class Owed:
+    """Calls on one connection that the daemon has not ended; frames may come in parts."""
+
+    def __init__(self) -> None:
+        self.streams: set[int] = set()
+        self._buffer = b""
+
+    def ended(self, link: socket.socket) -> bool:
+        """Take in what came; whether the connection is at its end."""
+        link.setblocking(False)
+        try:
+            while came := link.recv(1 << 16):
+                self._take(came)
+            return True
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            return True
+        finally:
+            with contextlib.suppress(OSError):
+                link.settimeout(10)
+
+    def _take(self, came: bytes) -> None:
+        self._buffer += came
+        while len(self._buffer) >= 9:
+            size, stream = (int.from_bytes(self._buffer[part], "big") for part in (slice(3), slice(5, 9)))
+            kind, flags = self._buffer[3:5]
+            if len(self._buffer) < 9 + size:
+                return
+            self._buffer = self._buffer[9 + size :]
+            if kind == RST_STREAM or (kind == HEADERS and flags & END_STREAM):
+                self.streams.discard(stream)
+
+
 class Flood:
     """Everything that is sent, and how often it had to be begun again."""
 
     def __init__(self, address: tuple[str, int], certificate: Path, key: Path) -> None:
         self.address, self.over, self.counts = address, threading.Event(), Counter[str]()
+        self.ceasing = False
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.context.check_hostname = False
         self.context.verify_mode = ssl.CERT_NONE
@@ -86,12 +123,12 @@ class Flood:
         link.sendall(PREFACE + frame(SETTINGS, 0, 0))
         return link
 
-    def ended(self, link: socket.socket, *, with_call: bool = True) -> bool:
-        """Whether the daemon closed it, or, unless told otherwise, answered its one call."""
+    def ended(self, link: socket.socket) -> bool:
+        """Whether the daemon closed it, or answered its one call."""
         link.setblocking(False)
         try:
             while came := link.recv(1 << 16):
-                if with_call and not ANSWERS.isdisjoint(kinds(came)):
+                if not ANSWERS.isdisjoint(kinds(came)):
                     return True
             return True
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -117,10 +154,25 @@ class Flood:
                     self.counts[what] += 1
             if len(links) == count:
                 stands.set()
-            for link in links if each is not None else ():
-                with contextlib.suppress(OSError):
-                    link.sendall(each or b"")
+            self.drip(links, each)
             self.over.wait(1)
+        self.cease(what, links, each)
+
+    def drip(self, links: list[socket.socket], each: bytes | None) -> None:
+        for link in links if each is not None else ():
+            with contextlib.suppress(OSError):
+                link.sendall(each or b"")
+
+    def cease(self, what: str, links: list[socket.socket], each: bytes | None = None) -> None:
+        """Open no more; what the daemon does not end, although there is time, is left."""
+        until = time.monotonic() + STAND_S
+        while links and self.ceasing and time.monotonic() < until:
+            for link in [link for link in links if self.ended(link)]:
+                links.remove(link)
+                link.close()
+            self.drip(links, each)
+            time.sleep(0.5)
+        self.counts[f"{what} left"] += len(links)
         for link in links:
             link.close()
 
@@ -140,30 +192,46 @@ class Flood:
             struct.pack(">BI", 0, 2**32 - 1),
             struct.pack(">BI", 0, len(field)) + field,
         )
+        links: list[socket.socket] = []
         while not self.over.wait(0.2):
             for body in bodies:
-                with contextlib.suppress(OSError), self.http2() as link:
+                with contextlib.suppress(OSError):
+                    links.append(self.http2())
                     block = headers("/secfed.v1.Federation/Exchange", content_length=str(HUGE))
-                    link.sendall(frame(HEADERS, END_HEADERS, 1, block))
-                    link.sendall(frame(DATA, 0, 1, body))
+                    links[-1].sendall(frame(HEADERS, END_HEADERS, 1, block))
+                    links[-1].sendall(frame(DATA, 0, 1, body))
                     self.counts["length"] += 1
-                    self.over.wait(0.1)
+            for link in [link for link in links if self.ended(link)]:
+                links.remove(link)
+                link.close()
+                self.counts["length ended"] += 1
+        self.cease("length", links)
 
     def opens(self) -> None:
         """Empty calls, at a steady rate over one connection, and the next where it ends."""
         block, stream, due = headers("/secfed.v1.Federation/GetStatus"), 1, time.monotonic()
         link: ssl.SSLSocket | None = None
+        owed = Owed()
         while not self.over.is_set():
             try:
-                if link is None or self.ended(link, with_call=False):
-                    link, stream = self.http2(), 1
+                if link is None or owed.ended(link):
+                    link, stream, owed = self.http2(), 1, Owed()
                 link.sendall(frame(HEADERS, END_HEADERS | END_STREAM, stream, block))
+                owed.streams.add(stream)
                 self.counts["open"] += 1
                 stream += 2
             except OSError:
                 link = None
             due += 60 / OPENS_PER_MINUTE
             self.over.wait(max(0.0, due - time.monotonic()))
+        until = time.monotonic() + STAND_S
+        while link is not None and self.ceasing and owed.streams and time.monotonic() < until:
+            if owed.ended(link):
+                owed.streams.clear()
+            time.sleep(0.2)
+        self.counts["open left"] += len(owed.streams)
+        if link is not None:
+            link.close()
 
     # -- all of it -----------------------------------------------------------------------------
 
@@ -195,7 +263,7 @@ class Flood:
                 self.give_up("no call gets through")
             self.over.wait(0.05)
         print("ready", flush=True)
-        sys.stdin.read()
+        self.ceasing = sys.stdin.read().strip() == "cease"
         self.over.set()
         for thread in threads:
             thread.join()

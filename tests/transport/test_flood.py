@@ -10,10 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from besieged import PATIENCE_S, Floods, play_round, take_in_hostile, uploads_ended
+from besieged import PATIENCE_S, Floods, flood_outcomes, play_round, take_in_hostile
 from townhall import Town
 
 GROWTH_MIB = 50
+
+IDLE_S = 5
+"""After so long this daemon ends a connection without a call, in the place of two minutes."""
+
 SIZE = 20_000
 
 
@@ -22,7 +26,7 @@ def town(quiet_town: Town) -> Town:
     """A daemon in a process of its own."""
     take_in_hostile(quiet_town)
     quiet_town.poll_s = 1.0
-    quiet_town.spawn(upload_idle_s=30)
+    quiet_town.spawn(idle_s=IDLE_S, upload_idle_s=30)
     return quiet_town
 
 
@@ -58,14 +62,24 @@ def test_a_round_in_the_middle_of_floods_is_exact(
     assert process is not None
     until(lambda: process.descriptors > before[0] + 500, PATIENCE_S)
     play_round(town, "flooded", SIZE)
-    until(lambda: uploads_ended(town), PATIENCE_S)
-    counts = floods.end()
+    counts = floods.end(wait=True)
     assert counts["silent"] >= 500
     assert counts["preface"] >= 50
     assert counts["upload"] >= 50
     assert counts["length"] > 0
     assert counts["open"] > 0
+    left = {what: count for what, count in counts.items() if what.endswith(" left")}
+    assert left == dict.fromkeys(
+        ("silent left", "preface left", "upload left", "length left", "open left"), 0
+    )
     assert_returned(town, *before, until)
+    town.shut()
+    outcomes = flood_outcomes(town)
+    assert outcomes.keys() == {"Upload", "Exchange", "GetStatus"}
+    refused = {"PeerError", "NetworkError", "broken off"}  # the last where gRPC itself ended the call
+    assert all(set(each) <= refused for each in outcomes.values()), outcomes
+    assert outcomes["Upload"]["NetworkError"] + outcomes["Upload"]["broken off"] >= 50
+    assert outcomes["GetStatus"]["PeerError"] > 0
 
 
 @pytest.mark.slow

@@ -33,9 +33,10 @@ from secfed.identity import roster as rosters
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
 from secfed.ids import NO_DIGEST, ClientId, FederationId, JobId
-from secfed.limits import UNPROVEN_MAX
+from secfed.limits import REFUSAL_S, UNPROVEN_MAX
 from secfed.rounds.exchange import JobCommand, Present, Wait
 from secfed.store.decisions import DecisionStore
+from secfed.transport import daemon as daemon_module
 from secfed.transport import hello as hello_module
 from secfed.transport import server, tls
 from secfed.transport.hello import PERMITTED, HelloGate, RestartedError, RosterChangedError
@@ -305,6 +306,49 @@ def test_a_member_makes_so_many_calls_and_no_more_in_the_clocks_window(
 
 
 # -- while it runs -----------------------------------------------------------------------------
+
+
+def test_a_revoked_members_call_ends_at_the_first_look_at_the_new_roster(
+    quiet_town: Any, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five seconds without a clock: a look comes every two, the call is ended before the daemon sleeps again,
+    and its other side has two more to take the reason.
+
+    What is compared is the order in which the daemon did these things, however busy the machine.
+    """
+    assert daemon_module.ROSTER_POLL_S + REFUSAL_S < 5
+    monkeypatch.setattr(daemon_module, "ROSTER_POLL_S", 0.2)
+    town = quiet_town
+    town.poll_s = 240.0  # so the call does not end by itself
+    town.start()
+    done: list[str] = []
+    old, enter = town.file.read_bytes(), town.daemon.audit.add
+
+    class Looked:
+        """The roster's file; each look at it is noted."""
+
+        def read_bytes(self) -> bytes:
+            text: bytes = town.file.read_bytes()
+            done.append("look" if text == old else "look at the new one")
+            return text
+
+    def add(**entry: Any) -> None:
+        done.append(entry["outcome"])
+        enter(**entry)
+
+    monkeypatch.setattr(town.daemon, "roster_file", Looked())
+    monkeypatch.setattr(town.daemon.audit, "add", add)
+    with town.channel("hosp-a") as channel:
+        hello = town.maker("hosp-a").make("Exchange", PRESENT, roster=town.roster.digest, start=town.begun)
+        stub = channel.unary_unary(service.path("Exchange"))
+        call = stub.future(calls.encode_call(calls.Call(hello, PRESENT)), timeout=120)
+        until(lambda: town.status().connected == ("hosp-a",))
+        until(lambda: done.count("look") > 1)
+        town.publish(membership.revoke(town.roster, town.owner, ClientId("hosp-a")))
+        assert type(refused(call.exception(120))) is RevokedError
+    at = done.index("look at the new one")
+    assert done[at : at + 2] == ["look at the new one", "RevokedError"]
+    assert "RevokedError" not in done[:at]
 
 
 @pytest.mark.parametrize("within_s", WITHIN_S)

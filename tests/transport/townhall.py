@@ -153,11 +153,14 @@ class Town:
         self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
 
-    def spawn(self, *, spared: str = "", **changes: Any) -> Process:
-        """The daemon as a process of its own; of `spared` see `quick_daemon`."""
+    def spawn(self, *, spared: str = "", idle_s: float | None = None, **changes: Any) -> Process:
+        """The daemon as a process of its own; of `spared` and `idle_s` see `quick_daemon`."""
         config = self.root / "aggregator.toml"
         config.write_text(to_toml(self.config(log_level="error", **changes), self.root))
-        self.process = Process(config, self.poll_s, self.root / "aggregator.log", spared)
+        words = [str(config), str(self.poll_s)]
+        words += ["--spared", spared] if spared else []
+        words += ["--idle-s", str(idle_s)] if idle_s is not None else []
+        self.process = Process(words, self.root / "aggregator.log")
         self.address = f"127.0.0.1:{self.process.port}"
         self._begun = None
         return self.process
@@ -250,11 +253,10 @@ class Town:
 class Process:
     """A daemon with a memory of its own, which can be weighed."""
 
-    def __init__(self, config: Path, poll_s: float, log: Path, spared: str) -> None:
+    def __init__(self, words: list[str], log: Path) -> None:
         self.log = log
         with log.open("wb") as out:
-            words = [sys.executable, str(_QUICK), str(config), str(poll_s), *filter(None, [spared])]
-            self._popen = subprocess.Popen(words, stdout=out, stderr=out)
+            self._popen = subprocess.Popen([sys.executable, str(_QUICK), *words], stdout=out, stderr=out)
         deadline = time.monotonic() + PATIENCE_S
         while not (found := re.search(r"aggregator  port (\d+)", self.output)):
             assert self.running, self.output
