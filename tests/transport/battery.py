@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 import hypothesis
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from mutants import Tape, batches
 from townhall import Town
 
@@ -62,7 +62,12 @@ CODES = {
 def fire(count: int, each: Callable[[Tape], None], seed: int | None = None) -> None:
     """Let hypothesis find so many tapes, the same ones in every run, or those of a seed."""
 
-    @settings(max_examples=count // BATCH, derandomize=seed is None, database=None)
+    @settings(
+        max_examples=count // BATCH,
+        derandomize=seed is None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],  # by the clock of a machine that may be busy
+    )
     @given(batches(BATCH))
     def volley(batch: list[Tape]) -> None:
         for tape in batch:

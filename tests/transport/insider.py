@@ -133,6 +133,8 @@ class Insider:
             case _:
                 what, body, right = self._restated(dice, what, deep)
                 return what, body, [] if right or self.method != "Upload" else self._pieces()
+        if body == self._message.SerializeToString():  # a change that changed nothing
+            what, body, _ = self._restated(dice, "signature", deep)
         return what, body, []
 
     def breach(self, tape: Tape) -> tuple[bytes, list[bytes]]:

@@ -131,7 +131,7 @@ def assault(quiet_town: Town) -> Iterator[Assault]:
     """Three honest sites, and one that the aggregator asks again whatever it says."""
     town = quiet_town
     enrol(town, HOSTILE)
-    town.poll_s = 5.0  # only the others ever wait
+    town.poll_s = 0.25  # only the others should ever wait; this would be no late answer either
     process = town.spawn(spared=HOSTILE, training_deadline_s=20_000, phase_timeout_s=3600, upload_idle_s=60)
     start_job(town, "sum-1", 4)
     members = [Member(town, name, vector(index + 1, 4)) for index, name in enumerate(SITES)]

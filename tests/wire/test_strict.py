@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from mutants import Tape, batches, field_mutant, raw_mutant
 
 from secfed import limits
@@ -85,7 +85,7 @@ def test_mutated_bytes_are_refused_or_mean_what_they_say(wire: ModuleType) -> No
     valid = [case.encode(case.value) for case in wire.CASES.values()]
     refused = []
 
-    @settings(max_examples=20)
+    @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
     @given(batches(100))
     def change(batch: list[Tape]) -> None:
         for dice in batch:
@@ -103,7 +103,7 @@ def test_spoilt_fields_are_refused_or_mean_what_they_say(wire: ModuleType) -> No
     messages = [(case, case.schema.FromString(case.encode(case.value))) for case in wire.CASES.values()]
     refused = []
 
-    @settings(max_examples=5)
+    @settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
     @given(batches(20))
     def spoil(batch: list[Tape]) -> None:
         for dice in batch:
