@@ -25,7 +25,7 @@ from secfed.aggregation.spec import AdapterSpec
 from secfed.aggregation.strategy import HEAD_BIAS, HEAD_WEIGHT, POINT, NamedArrays, is_known
 from secfed.errors import ConfigError, EncodingError
 from secfed.rounds.plan import DpoSpec, KtoSpec
-from secfed.training.classify import Classification, PooledClassifier
+from secfed.training.classify import Classification, Head, PooledClassifier
 from secfed.training.dpo import Pairs
 from secfed.training.kto import Thumbs
 from secfed.training.lora_gradients import LoraFactor, use_factors
@@ -113,7 +113,7 @@ class AdapterModel:
         chosen = {name: self.parameters[name] for name in sorted(names)}
         owners = [layer for layer in self.module.modules() if _owns(layer, chosen.values())]
         for layer in owners:
-            if type(layer) not in (nn.Linear, LoraFactor, ReferencePoint):
+            if type(layer) not in (nn.Linear, Head, LoraFactor, ReferencePoint):
                 raise ConfigError(f"LoRA on {type(layer).__name__} is not covered; choose linear layers")
         try:
             for parameter in chosen.values():

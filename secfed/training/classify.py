@@ -12,13 +12,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from opacus.grad_sample import register_grad_sampler
 from torch import Tensor, nn
 
 from secfed.errors import ConfigError
 from secfed.training.rows import FORMATS, Row
 from secfed.training.task import IGNORED, Example, UnlearnableError, pad
 
-__all__ = ["Classification", "PooledClassifier"]
+__all__ = ["Classification", "Head", "PooledClassifier"]
+
+
+class Head(nn.Linear):
+    """A linear layer that takes each record's product by itself.
+
+    Libraries multiply matrices of one, two or three rows in other ways than longer ones, so that the last
+    bit of a record's logits would follow how many records go through beside it.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Shape (records, in) to (records, out)."""
+        return (input[:, None] * self.weight).sum(dim=2) + self.bias
+
+
+def _head_gradients(layer: Head, activations: Sequence[Tensor], backprops: Tensor) -> dict[Tensor, Tensor]:
+    """Gradients of each record's loss, for Opacus' hooks: shapes (records, out, in) and (records, out)."""
+    return {layer.weight: backprops[:, :, None] * activations[0][:, None], layer.bias: backprops}
+
+
+register_grad_sampler(Head)(_head_gradients)
 
 
 class PooledClassifier(nn.Module):
@@ -33,7 +54,7 @@ class PooledClassifier(nn.Module):
     def __init__(self, encoder: nn.Module, hidden: int, labels: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(hidden, labels)
+        self.head = Head(hidden, labels)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, shape (records, labels)."""

@@ -6,7 +6,8 @@ the shapes that a unit's gradient is computed in must follow from that unit alon
 - A unit of one record shares pieces with others. Its record is padded to the next of `RUNGS` tokens, by
   its own length; a piece has as many rows as one of `COUNTS`, empty ones filled with made-up rows whose
   gradients are left out. Which count and which place has to make no difference, to the bit: `probe`
-  looks before each job, and a length for which it does is in `alone` and goes through by itself.
+  looks before each job. A count for which it does is `apart` and not used with that length; a length of
+  which too few counts are left is in `alone`, and its records go through one at a time.
 - A unit of several records has pieces of its own, cut by its own lengths. It may need several: it is
   complete where its last record stands.
 
@@ -23,11 +24,13 @@ from typing import Final
 
 __all__ = ["COUNTS", "MOST_TOKENS", "RUNGS", "Ladder", "MicroBatch", "micro_batches", "pieces"]
 
-RUNGS: Final = (16, 24, 32, 48, 64, 96, 128)
+RUNGS: Final = (16, 24, 32, 40, 48, 64, 96, 128)
 """Tokens that records in shared pieces are padded to; a longer one fills a piece by itself."""
 
-COUNTS: Final = (16, 8, 4)
-"""Rows of shared pieces. Of 3 and less, libraries compute products in other ways."""
+COUNTS: Final = (16, 12, 8, 6, 5, 4, 3, 2, 1)
+"""Rows of shared pieces, where the probe finds no difference. More of them would save less than it takes to
+look at them.
+"""
 
 MOST_TOKENS: Final = 512
 """Most tokens of a piece of several rows."""
@@ -70,24 +73,31 @@ class Ladder:
         size: Most records of a piece.
         longest: Tokens that no record exceeds, and no piece; None if the model takes any length.
         alone: Rungs whose records go through the model one at a time.
+        apart: Rungs and numbers of rows, of pieces that round in another way than the rung's others.
     """
 
     size: int
     longest: int | None = None
     alone: frozenset[int] = frozenset()
+    apart: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def rungs(self) -> tuple[int, ...]:
         """Tokens of shared pieces, if the probe finds nothing."""
         if self.longest is None:
-            return tuple(rung for rung in RUNGS if self.counts(rung))
+            return tuple(rung for rung in RUNGS if self._fitting(rung))
         below = [rung for rung in RUNGS if rung < self.longest]
         top = [self.longest] if self.longest <= RUNGS[-1] else []
-        return tuple(rung for rung in (*below, *top) if self.counts(rung))
+        return tuple(rung for rung in (*below, *top) if self._fitting(rung))
 
     def counts(self, rung: int) -> tuple[int, ...]:
         """Rows that a shared piece of so many tokens a row may have, most first."""
-        return tuple(count for count in COUNTS if count <= self.size and count * rung <= MOST_TOKENS)
+        return tuple(count for count in self._fitting(rung) if (rung, count) not in self.apart)
+
+    def _fitting(self, rung: int) -> tuple[int, ...]:
+        """The same before the probe; none where single rows alone would fit."""
+        found = tuple(count for count in COUNTS if count <= self.size and count * rung <= MOST_TOKENS)
+        return found if found[0] > 1 else ()
 
     def rung(self, length: int) -> int | None:
         """What a record is padded to, by a token at least, unless it has the top rung's length itself; None

@@ -3,8 +3,9 @@
 Which rows, columns and sums of a product a library computes in which order follows from shapes and
 places, and not from values: there is one order a place, whatever the numbers are. So made-up rows show
 it. `look` runs each shape of shared pieces forward and backward, by the code that trains, and holds one
-row's gradients at every place and in every number of rows against each other, to the bit. A length at
-which they differ goes through one record at a time, for which nothing needs to be shown.
+row's gradients at every place and in every number of rows against each other, to the bit. Numbers of
+rows that differ from most are not used at that length; where places differ, it goes through one record
+at a time, for which nothing needs to be shown.
 
 That values decide nothing is looked at as well: a model that reads a number out of its activations
 (experts sort tokens, some models cut what has overflowed) shares no pieces at all.
@@ -52,6 +53,9 @@ _READS: Final = frozenset(
 
 _PAYS: Final = 100
 """Records a round from which shared pieces save more than it takes to look at them."""
+
+_WATCHED: Final = 2
+"""Most rows of the pieces that are watched for reads: watching costs time, and a read comes with any."""
 
 _PRODUCTS: Final = frozenset({"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"})
 
@@ -102,14 +106,20 @@ def look(
                 pieces.whole([pieces.row(length) for _ in range(rows)], ladder)
             if records < _PAYS:
                 return Ladder(size, max_length, frozenset(ladder.rungs))
-            uneven = set()
+            alone, apart = set(), set()
             for rung in ladder.rungs:
-                rows = ladder.counts(rung)[0]
-                kinds = (False, True) if rung == ladder.rungs[-1] else (False,)
-                if not all(pieces.even(rung, ladder.counts(rung), full=full) for full in kinds):
-                    uneven.add(rung)
-            alone = ladder.rungs if pieces.reads else uneven
-            return Ladder(size, max_length, frozenset(alone))
+                counts = ladder.counts(rung)
+                rows = counts[0]
+                even = set(counts)
+                for full in (False, True) if rung == ladder.rungs[-1] else (False,):
+                    even &= pieces.even(rung, counts, full=full)
+                if max(even, default=1) == 1:
+                    alone.add(rung)
+                else:
+                    apart |= {(rung, count) for count in counts if count not in even}
+            if pieces.reads:
+                return Ladder(size, max_length, frozenset(ladder.rungs))
+            return Ladder(size, max_length, frozenset(alone), frozenset(apart))
     except Exception as error:
         raise ConfigError(
             f"training fails on pieces of {rows} made-up rows, with up to {max_length} tokens a row "
@@ -118,6 +128,23 @@ def look(
         ) from error
     finally:
         model.load(before)
+
+
+class _Group:
+    """Numbers of rows in which two rows have the same gradients.
+
+    Args:
+        found: The gradients of both, array by array.
+    """
+
+    def __init__(self, found: list[list[Tensor]]) -> None:
+        self._known = found
+        self.counts: list[int] = []
+
+    def takes(self, found: Sequence[Sequence[Tensor]]) -> bool:
+        """Whether these are the same; a row that was not there differs from none."""
+        pairs = [pair for two in zip(self._known, found, strict=True) for pair in zip(*two, strict=True)]
+        return all(not (len(one) and len(other)) or torch.equal(one, other) for one, other in pairs)
 
 
 class _Pieces:
@@ -142,26 +169,48 @@ class _Pieces:
         optimizer.zero_grad()
         accumulate(self._model, self._task, rows, [range(len(rows))], optimizer, Ladder(ladder.size, 1))
 
-    def even(self, rung: int, counts: Sequence[int], *, full: bool) -> bool:
-        """Whether a row's gradients are the same at every place of every number of rows.
+    def even(self, rung: int, counts: Sequence[int], *, full: bool) -> frozenset[int]:
+        """In which numbers of rows a row's gradients are the same, at every place of each.
 
         Two rows stand at every second place each, and in the fewest also the other way round. They have
         padding, a little and more, or all the tokens of the rung if it is `full`.
+
+        Returns:
+            The largest set of such numbers; none if places differ in its fewest rows.
         """
         rows = [self.row(rung if full else max(1, length)) for length in (rung - 1, 2 * rung // 3)]
-        first: dict[int, list[Tensor]] = {}
+        groups: list[_Group] = []
         for count in counts:
-            for begin in (0, 1) if count == counts[-1] else (0,):
-                which = [(begin + place) % 2 for place in range(count)]
-                records = [rows[each] for each in which]
-                with self._watched() if count == counts[-1] else nullcontext():
-                    samples = self._samples(records, rung, full=full)
-                for place in (0, 1):
-                    own = [part[place::2] for part in samples]
-                    known = first.setdefault(which[place], [part[:1].clone() for part in own])
-                    if not all(bool((part == one).all()) for part, one in zip(own, known, strict=True)):
-                        return False
-        return True
+            found = self._of_two(rows, rung, count, full=full)
+            if found is None:
+                continue
+            group = next((group for group in groups if group.takes(found)), None)
+            if group is None:
+                groups.append(group := _Group(found))
+            group.counts.append(count)
+        if not groups:
+            return frozenset()
+        most = max(groups, key=lambda group: len(group.counts))
+        for count in most.counts[-2:]:
+            turned = self._of_two(rows[::-1], rung, count, full=full)
+            if turned is None or not most.takes(turned[::-1]):
+                return frozenset()
+        return frozenset(most.counts)
+
+    def _of_two(
+        self, rows: Sequence[Example], rung: int, count: int, *, full: bool
+    ) -> list[list[Tensor]] | None:
+        """What each of two rows gives that stand at every second place; None if places differ.
+
+        Of a single row, the second gives nothing.
+        """
+        records = [rows[place % 2] for place in range(count)]
+        with self._watched() if count <= _WATCHED else nullcontext():
+            samples = self._samples(records, rung, full=full)
+        for part in samples:
+            if not all(bool((part[place::2] == part[place : place + 1]).all()) for place in (0, 1)):
+                return None
+        return [[part[place : place + 1].clone() for part in samples] for place in (0, 1)]
 
     def _samples(self, records: Sequence[Example], rung: int, *, full: bool) -> list[Tensor]:
         """Each record's gradients, array by array, and what the base alone says of it."""

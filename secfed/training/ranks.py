@@ -280,7 +280,7 @@ def _facts(
     """
     libraries = ("opacus", "peft", "torch", "transformers")
     versions = [secfed.__version__, *map(importlib.metadata.version, libraries)]
-    shapes = [ladder.size, ladder.longest, *sorted(ladder.alone)]
+    shapes = [ladder.size, ladder.longest, sorted(ladder.alone), sorted(ladder.apart)]
     machine = [device.type, str(torch.get_num_threads()), repr(shapes)]
     if device.type == "cuda":
         machine += [torch.cuda.get_device_name(device), str(torch.cuda.get_device_capability(device))]

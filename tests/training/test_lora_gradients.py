@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from secfed.aggregation.spec import AdapterSpec
 from secfed.training import dpsgd
 from secfed.training.adapter import AdapterModel, build, task_of
+from secfed.training.classify import Head
 from secfed.training.lora_gradients import LoraFactor, factor_gradients, per_record, use_factors
 from secfed.training.task import Task
 
@@ -138,7 +139,7 @@ def test_only_what_is_no_factor_gets_hooks(ready: Callable[[str], Ready], kind: 
     here = ready(kind)
     with here.model.trainable(here.names), dpsgd.per_record_gradients(here.model.module):
         hooked = [layer for layer in here.model.module.modules() if layer._backward_hooks]
-    assert [type(layer) for layer in hooked] == ([nn.Linear] if kind == "bert" else [])
+    assert [type(layer) for layer in hooked] == ([Head] if kind == "bert" else [])
 
 
 # -- in models ---------------------------------------------------------------------------------

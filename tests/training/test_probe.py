@@ -120,9 +120,13 @@ def moved(site: Site, ladder: Ladder) -> float:
 def test_a_made_up_adapter_does_not_couple_records(
     site: Callable[[str], Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Adding any record, of any length and at any place, moves the noiseless sum by at most C."""
+    """Adding any record, of any length and at any place, moves the noiseless sum by at most C.
+
+    All numbers of rows are used: the head too takes a record alone as it takes it beside others.
+    """
     here = site("bert")
     ladder = here.ladder()
+    assert ladder == Ladder(16, LONGEST)
     here.model.load(crafted(here))
     assert moved(here, ladder) <= 1 + 1e-6
     monkeypatch.setattr(dpsgd, "pieces", in_mixed_pieces)
@@ -149,23 +153,29 @@ class ByPlace(nn.Module):
         return states * (1 + 1e-7 * self.step(len(states)))[:, None]
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        lambda rows: (torch.arange(rows) == rows - 1).float(),
-        lambda rows: torch.full((rows,), float(rows > 8)),
-    ],
-    ids=["place", "rows"],
-)
-def test_a_length_at_which_the_last_bit_follows_the_piece_is_not_shared(
-    site: Callable[[str], Site], step: Callable[[int], Tensor]
-) -> None:
-    here = site("bert")
+def adds_up(here: Site, ladder: Ladder) -> None:
+    """A tenth record moves the sum of nine by what it adds to nothing."""
+    before, after = here.clipped_sum(range(9), ladder), here.clipped_sum(range(10), ladder)
+    assert np.linalg.norm(after - before - here.clipped_sum([9], ladder)) < 1e-12 * CLIP
+
+
+def test_a_length_at_which_the_last_bit_follows_the_place_is_not_shared(site: Callable[[str], Site]) -> None:
+    here, step = site("bert"), lambda rows: (torch.arange(rows) == rows - 1).float()
     here.model.module.head.register_forward_pre_hook(lambda _layer, inputs: (ByPlace(step)(inputs[0]),))
-    assert here.ladder().alone == {16, 24}
-    before = here.clipped_sum(range(9), here.ladder())
-    after = here.clipped_sum(range(10), here.ladder())
-    assert np.linalg.norm(after - before - here.clipped_sum([9], here.ladder())) < 1e-12 * CLIP
+    ladder = here.ladder()
+    assert ladder == Ladder(16, LONGEST, frozenset({16, 24}))
+    adds_up(here, ladder)
+
+
+@pytest.mark.parametrize("odd", [{1, 2, 3}, {16, 12}])
+def test_numbers_of_rows_at_which_the_last_bit_is_another_are_not_used(
+    site: Callable[[str], Site], odd: set[int]
+) -> None:
+    here, step = site("bert"), lambda rows: torch.full((rows,), float(rows in odd))
+    here.model.module.head.register_forward_pre_hook(lambda _layer, inputs: (ByPlace(step)(inputs[0]),))
+    ladder = here.ladder()
+    assert ladder == Ladder(16, LONGEST, apart=frozenset((rung, rows) for rung in (16, 24) for rows in odd))
+    adds_up(here, ladder)
 
 
 def test_a_model_whose_numbers_decide_what_it_does_shares_nothing(site: Callable[[str], Site]) -> None:
@@ -221,10 +231,16 @@ def test_the_pieces_of_a_length_are_those_that_cost_least() -> None:
         units = [(record,) for record in range(records)]
         return [piece.rows for piece in pieces(units, [length] * records, Ladder(16))]
 
-    assert [rows(9, length) for length in (10, 20, 60)] == [[8, 4], [8, 4], [8, 4]]
-    assert [rows(13, length) for length in (10, 20, 60)] == [[16], [16], [8, 8]]
+    assert [rows(7, length) for length in (10, 20, 60)] == [[8], [8], [6, 1]]
+    assert [rows(15, length) for length in (10, 20, 60)] == [[16], [16], [8, 6, 1]]
     assert rows(40, 20) == [16, 16, 8]
-    assert rows(3, 20) == [4]
+    assert [rows(count, 20) for count in (1, 3, 9)] == [[1], [3], [8, 1]]
+
+
+def test_single_rows_share_nothing() -> None:
+    """Pieces of one row have the record's own length."""
+    assert Ladder(1).rungs == ()
+    assert Ladder(16, apart=frozenset({(16, 1), (16, 8)})).counts(16) == (16, 12, 6, 5, 4, 3, 2)
 
 
 def test_pieces_of_single_records_follow_from_each_length_alone() -> None:
