@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from opacus.grad_sample import GradSampleHooks
+from opacus.grad_sample import GradSampleHooks, GradSampleModule
 from torch import Tensor, nn
 
 from secfed.aggregation.spec import AdapterSpec
@@ -213,6 +213,37 @@ def test_opacus_own_sampler_finds_the_same(ready: Callable[[str], Ready], kind: 
         hooks.cleanup()
     for found, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("kind", KINDS)
+def test_opacus_calls_this_sampler_and_finds_what_its_generic_one_does(
+    ready: Callable[[str], Ready], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its GradSampleModule around the factors, and around plain layers that it has to vmap, to rounding."""
+    here = ready(kind)
+    asked: list[nn.Module] = []
+
+    def noted(layer: LoraFactor, activations: Sequence[Tensor], backprops: Tensor) -> dict[Tensor, Tensor]:
+        asked.append(layer)
+        return factor_gradients(layer, activations, backprops)
+
+    samplers = GradSampleModule.GRAD_SAMPLERS
+    assert samplers[LoraFactor] is factor_gradients
+    monkeypatch.setitem(samplers, LoraFactor, noted)
+    factors, found = factors_of(here.model.module), []
+    for generic in (False, True):
+        with here.model.trainable(here.names) as parameters:
+            wrapped = GradSampleModule(here.model.module, loss_reduction="sum", force_functorch=generic)
+            here.task.losses(wrapped, here.task.collate(here.examples)).sum().backward()
+            found.append([parameter.grad_sample for parameter in parameters.values()])
+            wrapped.to_standard_module()
+        assert set(asked) == set(factors)
+        assert len(asked) == len(factors)  # once each, and none once they are gone
+        as_peft_makes_them(here.model.module)
+    for ours, generic in zip(*found, strict=True):
+        assert len(ours) == ROWS
+        np.testing.assert_allclose(ours, generic, rtol=1e-4, atol=1e-5 * float(generic.abs().max()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
