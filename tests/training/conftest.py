@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from secfed.training.data import load
 from secfed.training.models import model_folder, weights_sha256
 from secfed.training.rows import FORMATS, Message
 from secfed.training.trainer import LocalTrainer
+
+sys.path.append(str(Path(__file__).parent))
 
 torch.set_num_threads(1)
 

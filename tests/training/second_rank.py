@@ -1,4 +1,7 @@
-"""A second rank of a site, as a process: `second_rank.py MEETING FOLDER PRECISION`."""
+"""A second rank of a site, as a process: `second_rank.py MEETING FOLDER WITNESS`.
+
+What it does is written to the folder WITNESS.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import sys
 from pathlib import Path
 
 import torch
+from witness import Witness
 
 from secfed.training.channel import Channel
 from secfed.training.ranks import assist
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    meeting, folder, precision = sys.argv[1:]
-    assist(Channel(1, 2, Path(meeting)), lambda _id: Path(folder), device="cpu", precision=precision)
+    meeting, folder, seen = map(Path, sys.argv[1:])
+    Witness(seen, 1).watch()
+    assist(Channel(1, 2, meeting), lambda _id: folder, device="cpu", precision="float32")

@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from witness import Witness, assert_one_draw_and_one_noise
 
 from secfed.aggregation.registry import by_name
 from secfed.errors import ConfigError, SecfedError
@@ -62,7 +63,7 @@ def process(base_folder: Callable[[str], Path], tmp_path: Path) -> Iterator[Star
 
     def start(kind: str) -> Any:
         meeting, folder = tmp_path / "meeting", base_folder(kind)
-        command = [sys.executable, str(SECOND), str(meeting), str(folder), "float32"]
+        command = [sys.executable, str(SECOND), str(meeting), str(folder), str(tmp_path)]
         child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
         children.append(child)
         return Team(Channel(0, 2, meeting), lambda _id: folder, "float32"), child
@@ -117,9 +118,10 @@ def test_two_ranks_give_the_update_of_one(
     job: Callable[..., Any],
     first_adapter: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """The same coins: the same sums before noise, and the same update, twice in a row; each step draws one
-    batch and one vector of noise, at rank 0.
+    batch and one vector of noise, at rank 0, by what both processes wrote of themselves.
     """
     train, dp, trainer = job("bert")
     draws: list[int] = []
@@ -154,6 +156,7 @@ def test_two_ranks_give_the_update_of_one(
         return own
 
     monkeypatch.setattr(Team, "deal", noted)
+    Witness(tmp_path, 0).watch(monkeypatch.setattr)
     here = trainer(helpers=team)
     for _ in range(2):
         team.begin(base)
@@ -170,6 +173,8 @@ def test_two_ranks_give_the_update_of_one(
     assert all(own == -(-all_of // 2) for all_of, own in dealt)
     team.close()
     assert child.wait(WAIT_S) == 0
+    std = float(dp.noise_multiplier) * float(dp.clip)
+    assert_one_draw_and_one_noise(tmp_path, rounds=2, steps=train.steps, std=std)
 
 
 def test_ranks_that_differ_decline_before_a_charge_and_go_on(
