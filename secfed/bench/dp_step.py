@@ -1,12 +1,15 @@
 """What a DP-SGD step costs beside a step without privacy and beside plain Opacus hooks, in one run.
 
-Four kinds of steps on the same batch, each cut as that kind needs it:
+Six kinds of steps on the same batch, each cut as that kind needs it:
 
 - `plain`: PEFT's layers, the mean gradient, one step of SGD; pieces of so many records, by length;
 - `plain, own layers`: the same with the layers of `training.lora_gradients`;
-- `Opacus`: PEFT's layers, `GradSampleHooks` and `DPOptimizer` as they come; the same pieces;
+- `plain, DP's pieces`: the plain step in the pieces of `DP-SGD`, whose padding it so pays as well: what is
+  left of that step's cost is what privacy takes beside its pieces;
+- `Opacus`: PEFT's layers, `GradSampleHooks` and `DPOptimizer` as they come; the plain step's pieces;
 - `DP-SGD`: what a site runs in a round of many records, with units, float64 sums, noise from a secret stream
-  and the grid; pieces of fixed shapes, so that rounding couples no records (`training.pieces`).
+  and the grid; pieces of fixed shapes, so that rounding couples no records (`training.pieces`);
+- `DP-SGD, one by one`: the same where no piece can be shared: each record by itself, without padding.
 
 The models: Llama's architecture with random weights, hidden size 256, 4 layers, 128 tokens a row,
 LoRA r = 8 on q_proj and v_proj; and MiniLM from the cache, movie sentences as a batch draws them.
@@ -42,7 +45,7 @@ from secfed.training import dpsgd
 from secfed.training.adapter import AdapterModel, build, task_of
 from secfed.training.assets import MINILM_ID
 from secfed.training.models import model_folder
-from secfed.training.pieces import micro_batches
+from secfed.training.pieces import RUNGS, Ladder, micro_batches, pieces
 from secfed.training.random import Stream
 from secfed.training.sft import Completions
 from secfed.training.task import IGNORED, Example, Task
@@ -87,7 +90,8 @@ class Steps:
 
     Attributes:
         median_s: Processor seconds by kind.
-        to_plain: Median over the turns of DP-SGD's time over the plain step's; the others likewise.
+        each_to_plain: Median over the turns of each kind's time over the plain step's.
+        to_plain: Of DP-SGD's over the plain step's; the others likewise.
         parts_to_plain: The plain step, and what each kind of work takes more in DP-SGD's, as multiples of the
             plain step; from turns that were profiled.
     """
@@ -95,8 +99,10 @@ class Steps:
     model: str
     batch: int
     median_s: dict[str, float]
+    each_to_plain: dict[str, float]
     to_plain: float
     to_plain_own_layers: float
+    to_plain_same_pieces: float
     to_opacus: float
     parts_to_plain: dict[str, float]
 
@@ -192,6 +198,23 @@ def _plain_step(setting: BatchSetting, size: int, stack: contextlib.ExitStack, *
     return step
 
 
+def _padded_step(setting: BatchSetting, size: int, stack: contextlib.ExitStack) -> Step:
+    """No privacy, in the pieces of the private step."""
+    model, parameters = _loaded(setting, stack)
+    _as_peft_makes_them(model.module)
+    inner = torch.optim.SGD(parameters, lr=_RATE / len(setting.examples))
+    lengths = [len(example.tokens) for example in setting.examples]
+
+    def step() -> None:
+        inner.zero_grad()
+        for piece in pieces(setting.units, lengths, Ladder(size)):
+            records = [setting.examples[record] for record in piece.records]
+            dpsgd.run_piece(model, setting.task, records, piece)
+        inner.step()
+
+    return step
+
+
 def _opacus_step(setting: BatchSetting, size: int, stack: contextlib.ExitStack) -> Step:
     """Opacus' hooks and optimiser, nothing added."""
     model, parameters = _loaded(setting, stack)
@@ -220,7 +243,7 @@ def _opacus_step(setting: BatchSetting, size: int, stack: contextlib.ExitStack) 
     return step
 
 
-def _private_step(setting: BatchSetting, size: int, stack: contextlib.ExitStack) -> Step:
+def _private_step(setting: BatchSetting, ladder: Ladder, stack: contextlib.ExitStack) -> Step:
     """What a site runs."""
     model, parameters = _loaded(setting, stack)
     stack.enter_context(dpsgd.per_record_gradients(model.module))
@@ -234,7 +257,7 @@ def _private_step(setting: BatchSetting, size: int, stack: contextlib.ExitStack)
 
     def step() -> None:
         optimizer.zero_grad()
-        dpsgd.accumulate(model, setting.task, setting.examples, setting.units, optimizer, size)
+        dpsgd.accumulate(model, setting.task, setting.examples, setting.units, optimizer, ladder)
         optimizer.step()
 
     return step
@@ -252,11 +275,14 @@ def measure(setting: BatchSetting, size: int, repeats: int) -> Steps:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_thread())
+        shared, single = Ladder(size), Ladder(size, alone=frozenset(RUNGS))
         kinds = {
             "plain": _plain_step(setting, size, stack, own=False),
             "plain, own layers": _plain_step(setting, size, stack, own=True),
+            "plain, DP's pieces": _padded_step(setting, size, stack),
             "Opacus": _opacus_step(setting, size, stack),
-            "DP-SGD": _private_step(setting, size, stack),
+            "DP-SGD": _private_step(setting, shared, stack),
+            "DP-SGD, one by one": _private_step(setting, single, stack),
         }
         taken: dict[str, list[float]] = {name: [] for name in kinds}
         for repeat in range(repeats + 1):
@@ -270,9 +296,11 @@ def measure(setting: BatchSetting, size: int, repeats: int) -> Steps:
         setting.name,
         len(setting.examples),
         {name: statistics.median(times) for name, times in taken.items()},
-        _ratio(taken, "plain"),
-        _ratio(taken, "plain, own layers"),
-        _ratio(taken, "Opacus"),
+        {name: _ratio(taken, name, "plain") for name in kinds},
+        _ratio(taken, "DP-SGD", "plain"),
+        _ratio(taken, "DP-SGD", "plain, own layers"),
+        _ratio(taken, "DP-SGD", "plain, DP's pieces"),
+        _ratio(taken, "DP-SGD", "Opacus"),
         parts,
     )
 
@@ -308,7 +336,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _ratio(taken: dict[str, list[float]], other: str) -> float:
-    """Median over the turns of DP-SGD's time over another's: what slows a turn slows both."""
-    turns = zip(taken["DP-SGD"], taken[other], strict=True)
+def _ratio(taken: dict[str, list[float]], one: str, other: str) -> float:
+    """Median over the turns of one kind's time over another's: what slows a turn slows both."""
+    turns = zip(taken[one], taken[other], strict=True)
     return statistics.median(own / its for own, its in turns)

@@ -41,7 +41,8 @@ def main() -> int:
                     times = "  ".join(
                         f"{kind} {1e3 * value:.1f} ms" for kind, value in steps.median_s.items()
                     )
-                    ratios = f"to plain {steps.to_plain:.3f}  to Opacus {steps.to_opacus:.3f}"
+                    ratios = f"to plain {steps.to_plain:.3f}  to Opacus {steps.to_opacus:.3f}  "
+                    ratios += f"to plain in the same pieces {steps.to_plain_same_pieces:.3f}"
                     print(f"{steps.model}, batch {batch}: {times}  {ratios}", flush=True)
                 if batch == 64:
                     met &= steps.to_plain <= TARGET_RATIO and steps.to_opacus <= 1.0
