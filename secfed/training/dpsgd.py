@@ -8,8 +8,8 @@ sampling, noise and denominators are not left to it.
   takes its noisy step.
 - The gradients of a unit's records are averaged, and the unit is clipped once, to C in all: a
   reference point that rides along (`point`) has a share of C to itself. Norms and sums are
-  float64, taken array by array, so that one array's gradients at most exist twice; a factor
-  (1 - 1e-6) covers their rounding. A unit whose gradient is not finite counts as zero, so that it
+  float64, taken array by array in one place, so that one array's gradients at most exist twice; a
+  factor (1 - 1e-6) covers their rounding. A unit whose gradient is not finite counts as zero, so that it
   cannot show.
 - Noise is drawn once a logical batch, whatever micro-batches it was walked in, from a secret
   stream; the noisy sum is put on a grid and divided by the public constant B.
@@ -87,6 +87,7 @@ class ClippingOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no typ
             loss_reduction="sum",
         )
         self._unfinished: list[Tensor] | None = None
+        self._wide: Tensor | None = None
         self._riding = next((i for i, parameter in enumerate(self.params) if parameter is point), None)
         if point is not None and self._riding is None:
             raise ValueError("the point is one of the trained arrays")
@@ -106,7 +107,7 @@ class ClippingOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no typ
         Raises:
             RuntimeError: A layer gave no per-record gradient (its hook did not run).
         """
-        samples = [_samples(parameter, piece).flatten(1) for parameter in self.params]
+        samples = [_samples(parameter, piece) for parameter in self.params]
         device = samples[0].device
         shares = torch.tensor(piece.shares, dtype=torch.float64, device=device)
         slots = torch.tensor(piece.slots, device=device)
@@ -114,7 +115,7 @@ class ClippingOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no typ
 
         def means(index: int) -> Tensor:
             """Mean gradient of each unit so far in one array, float64, shape (units, elements)."""
-            rows = samples[index].to(torch.float64, copy=True)
+            rows = self._widened(samples[index])
             if single:
                 return rows
             # added row by row: a product of matrices would carry what is not finite into other units
@@ -126,8 +127,10 @@ class ClippingOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no typ
 
         norms = torch.stack(
             [
-                # the norm of float32 rows in float64, without a copy of them
-                torch.linalg.vector_norm(part if single else means(index), dim=1, dtype=torch.float64)
+                # of records alone, taken as they lie in memory: a norm asks for no order
+                torch.linalg.vector_norm(part, dim=tuple(range(1, part.dim())), dtype=torch.float64)
+                if single
+                else torch.linalg.vector_norm(means(index), dim=1)
                 for index, part in enumerate(samples)
             ]
         )
@@ -146,6 +149,16 @@ class ClippingOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no typ
             parameter.grad_sample = None
             parameter.grad = None
         self._unfinished = open_units or None
+
+    def _widened(self, samples: Tensor) -> Tensor:
+        """One array's gradients in order and in float64, shape (records, elements), until the next array's.
+
+        They are written where those of the array before lay: no array's memory is asked for twice.
+        """
+        size = samples.numel()
+        if self._wide is None or self._wide.numel() < size:
+            self._wide = torch.empty(size, dtype=torch.float64, device=samples.device)
+        return self._wide[:size].view(samples.shape).copy_(samples).flatten(1)
 
     def _scales(self, norms: Tensor) -> list[Tensor]:
         """What each unit's part in each array is multiplied by, from its norms, shape (arrays, units)."""

@@ -13,11 +13,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from secfed.aggregation.spec import AdapterSpec
 from secfed.crypto.labels import Label
 from secfed.training.adapter import AdapterModel, build, task_of
 from secfed.training.dpsgd import (
+    ClippingOptimizer,
     MicroBatch,
     SecretNoiseOptimizer,
     accumulate,
@@ -187,6 +191,42 @@ def test_a_gradient_that_is_not_finite_counts_as_zero(site: Callable[..., Site],
             sums.append(np.concatenate([p.summed_grad.numpy() for p in parameters.values()]))
     assert np.array_equal(sums[0], sums[1])
     assert np.isfinite(sums[0]).all()
+
+
+class Held(TorchDispatchMode):
+    """Most bytes of tensors that were made and held at once."""
+
+    def __init__(self, known: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self.most = 0
+        self._known = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in known}
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                ref = StorageWeakRef(tensor.untyped_storage())
+                if ref.cdata not in self._known:
+                    self._made[ref.cdata] = ref, tensor.untyped_storage().nbytes()
+        self.most = max(self.most, sum(size for ref, size in self._made.values() if not ref.expired()))
+        return result
+
+
+def test_gradients_of_single_records_exist_once() -> None:
+    """Clipping holds one array's in float64 at a time, also of factors whose gradients lie transposed."""
+    records, out, rank = 4, 512, 8
+    parameters = [torch.nn.Parameter(torch.zeros(out, rank)) for _ in range(8)]
+    optimizer = ClippingOptimizer(torch.optim.SGD(parameters), clip=0.5)
+    optimizer.zero_grad()
+    for parameter in parameters:
+        parameter.grad_sample = torch.ones(records, rank, out).transpose(1, 2)
+    known = [each for parameter in parameters for each in (parameter.grad_sample, parameter.summed_grad)]
+    with Held(known) as held:
+        optimizer.clip_and_accumulate(MicroBatch((0, 1, 2, 3), (0, 1, 2, 3), (1.0,) * records, records))
+    one = 8 * records * out * rank
+    assert one <= held.most < 1.5 * one
+    assert np.linalg.norm(optimizer.flat_sum()) == pytest.approx(records * 0.5, rel=1e-5)
 
 
 def test_a_layer_without_gradients_is_an_error(site: Callable[..., Site]) -> None:
