@@ -6,7 +6,7 @@ what it leaves out are a client's decisions, and its silence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from secfed.secagg.messages import (
     Codec,
     Confirm,
     ConfirmRequest,
+    Listed,
     OpenAttempt,
     RecoveryKeyShare,
     Reply,
@@ -38,6 +39,7 @@ from secfed.secagg.messages import (
 from secfed.secagg.params import Params
 from secfed.secagg.record import ClientRecord
 from secfed.secagg.states import Advertised, Encapsulated, Masked, Shared
+from secfed.secagg.transcript import Entries
 
 __all__ = ["Accomplice", "Forgetful"]
 
@@ -83,6 +85,19 @@ class _Indifferent(Attempt):
         return item.statement
 
 
+class _Beside(_Indifferent):
+    """A seat whose neighbours are whoever is shown to it."""
+
+    __slots__ = ()
+
+    def neighbours(self, adverts: Entries) -> tuple[MemberIndex, ...]:
+        return tuple(member for member in sorted(adverts) if member != self.me)
+
+    def entries(self, own: Entries, listed: Listed, allowed: frozenset[MemberIndex]) -> Entries:
+        del listed, allowed
+        return own
+
+
 @dataclass(slots=True)
 class Accomplice:
     """One corrupt member in one attempt. Its vector is zero, so it drops out of what is opened.
@@ -121,6 +136,14 @@ class Accomplice:
         keys = agreement.KeyPair.generate()
         advert = codec.encode(Advert(keys.public.x25519, keys.public.mlkem))
         return cls(attempt, keys, Advertised(attempt, keys, advert))
+
+    def crony(self) -> Accomplice:
+        """The same member with the same keys, beside whomever it is told of, be it one alone."""
+        seat = _Beside(**{each.name: getattr(self.attempt, each.name) for each in fields(Attempt)})
+        seat = replace(
+            seat, params=replace(seat.params, threshold=1)
+        )  # what it deals itself is worth nothing
+        return Accomplice(seat, self.keys, replace(self.advertised, attempt=seat))
 
     def reply(self, request: Request) -> Reply:
         """What an honest member would reply, whatever was replied before."""

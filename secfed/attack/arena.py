@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from secfed.attack.clients import UPDATE_FILE, Client, ClientProcess, ClientThread, Victims
-from secfed.attack.finding import Evidence
+from secfed.attack.finding import Report
 from secfed.attack.hostile import Hostile, Received
 from secfed.attack.people import ADMIN, AGGREGATOR, gather
 from secfed.encoding.contribution import encode_contribution
@@ -62,7 +62,9 @@ class Arena:
         root: A new folder; removed at the end.
         sites: Clients; the last A of them are the adversary's.
         corrupt: A; None for the roster's default.
+        min_cohort: Of the roster.
         training: Its jobs train on a base, and sites push updates that were made elsewhere.
+        near_bound: Every coordinate is within a tenth of the most that the grid carries.
         victims: What clients on threads are made of.
         processes: Honest clients are processes, not threads.
 
@@ -81,20 +83,22 @@ class Arena:
         sites: int,
         *,
         corrupt: int | None,
+        min_cohort: int,
         training: bool,
+        near_bound: bool,
         victims: Victims,
         processes: bool,
     ) -> None:
         self.root = root
         root.mkdir(parents=True)
-        self.people, self.owner = gather(root, sites, corrupt=corrupt)
+        self.people, self.owner = gather(root, sites, corrupt=corrupt, min_cohort=min_cohort)
         self._victims, self._processes, self._training = victims, processes, training
         bad = self.people.roster.corrupt
         self.honest, self.corrupt = self.people.sites[:-bad], self.people.sites[-bad:]
         self.grid = FixedPoint(_BOUND, _BITS)
-        rng = np.random.default_rng()
+        rng, least = np.random.default_rng(), self.grid.levels * 9 // 10 if near_bound else 0
         self._steps = {
-            site: rng.integers(0, self.grid.levels, _LENGTH, endpoint=True) for site in self.people.sites
+            site: rng.integers(least, self.grid.levels, _LENGTH, endpoint=True) for site in self.people.sites
         }
         self._clients: dict[ClientId, Client] = {}
         self.hostile = Hostile(self.people.keys[AGGREGATOR], self.people.roster, sites)
@@ -174,11 +178,11 @@ class Arena:
         """Where the hostile aggregator listens: this machine, and no other."""
         return f"127.0.0.1:{self.hostile.port}"
 
-    def begin(self, evidence: Evidence) -> None:
+    def begin(self, report: Report) -> None:
         """Start all honest clients, and note who is who."""
         kind = "processes" if self._processes else "threads"
         more = f" to {self.corrupt[-1]}" if len(self.corrupt) > 1 else ""
-        evidence.saw(
+        report.saw(
             f"{len(self.honest)} honest clients ({kind}); the adversary plays the aggregator and "
             f"{self.corrupt[0]}{more}"
         )
@@ -191,9 +195,9 @@ class Arena:
                 self._clients[site] = self._client(site)
             self._clients[site].start()
 
-    def open_round(self, evidence: Evidence) -> tuple[JobProposal, RoundProposal]:
+    def open_round(self, report: Report) -> tuple[JobProposal, RoundProposal]:
         """Start all honest clients, and have them ready for the first round of a job."""
-        self.begin(evidence)
+        self.begin(report)
         job = self.job()
         round_ = self.round(job)
         self.make_ready(job, round_)

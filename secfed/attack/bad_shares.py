@@ -20,7 +20,7 @@ import numpy as np
 
 from secfed.attack.clients import Victims
 from secfed.attack.daemons import PATIENCE_S
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.town import BITS, BOUND, Town
 from secfed.attack.venue import Venue
 from secfed.crypto.labels import Label
@@ -77,9 +77,9 @@ Bend = Callable[[_Hand, Told, Reply], Reply]
 """From what was asked, and what an honest member would reply, to what is replied."""
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """One round for each kind of garbage; one more where the garbage came too late to be looked at."""
-    evidence = Evidence()
+    evidence = report.part("a holder's wrong shares")
     for later_s in _HEAD_STARTS_S:
         first = threading.Event()
         with Town(venue, _SITES) as town:
@@ -89,15 +89,18 @@ def run(venue: Venue) -> Finding:
                 break
     else:
         evidence.gained("garbage under nobody's name: wrong shares were never looked at")
-    dealers: dict[str, Bend] = {
-        "a dealer seals garbage for one member": _sealed_garbage,
-        "a dealer commits to other shares than it seals": _other_commitments,
-    }
-    for words, bend in dealers.items():
+    for name, words, bend in (
+        ("a dealer's sealed garbage", "a dealer seals garbage for one member", _sealed_garbage),
+        (
+            "a dealer's other commitments",
+            "a dealer commits to other shares than it seals",
+            _other_commitments,
+        ),
+    ):
+        evidence = report.part(name)
         with Town(venue, _SITES) as town:
             if not _one_round(town, town.victims, bend, words, evidence):
                 evidence.gained(f"garbage under nobody's name ({words})")
-    return evidence.finding
 
 
 def _one_round(town: Town, others: Victims, bend: Bend, words: str, evidence: Evidence) -> bool:
@@ -111,11 +114,13 @@ def _one_round(town: Town, others: Victims, bend: Bend, words: str, evidence: Ev
     state = town.ended(job)
     found = town.published(job)
     if found is None:
+        evidence.saw(f"{words}: nothing is published")
         evidence.gained(f"a round that it could stop ({words}): {[end.state for end in state.history]}")
         return True
     included = found.manifest["included"]
     off = float(np.abs(found.total - np.sum([vectors[site] for site in included], axis=0)).max())
     if off > _SITES * FixedPoint(BOUND, BITS).step:
+        evidence.saw(f"{words}: a sum of {len(included)} sites is published")
         evidence.gained(f"a wrong sum that was published as right ({words})")
         return True
     evidence.saw(f"{words}: the exact sum of {len(included)} sites is published")

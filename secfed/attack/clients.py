@@ -20,7 +20,7 @@ from typing import Protocol
 
 from safetensors.numpy import load as load_safetensors
 
-from secfed.attack.daemons import BuildDaemon, uninterrupted
+from secfed.attack.daemons import PROGRAM, BuildDaemon, uninterrupted
 from secfed.attack.people import POLICY, People
 from secfed.errors import NetworkError, SecfedError
 from secfed.ids import ClientId, JobId
@@ -64,6 +64,7 @@ class Victims:
         contributor: What makes its update; None for the file beside its key.
         site: A last change of what it is given.
         aggregator: What wires an aggregator that runs on a thread; None for the operator's process.
+        program: What such a process runs, as the interpreter's arguments.
     """
 
     rounds: Callable[[Site], ClientRounds] = ClientRounds
@@ -71,6 +72,7 @@ class Victims:
     contributor: Callable[[ClientId, Path], Contributor] | None = None
     site: Callable[[Site], Site] = lambda site: site
     aggregator: BuildDaemon | None = None
+    program: tuple[str, ...] = PROGRAM
 
 
 class Client(Protocol):

@@ -55,7 +55,7 @@ from secfed.secagg.params import Params
 from secfed.secagg.record import AggregatorRecord
 from secfed.wire.codec import ProtoCodec
 
-__all__ = ["Course", "Heard", "told_of"]
+__all__ = ["Course", "Heard", "accepted", "told_of"]
 
 Heard = Said | Received
 """What a member said to what it was told."""
@@ -69,6 +69,11 @@ def told_of(what: str, heard: Mapping[ClientId, Heard]) -> str:
         groups.setdefault(words, []).append(site)
     parts = (f"{_names(sites)} {words}" for words, sites in groups.items())
     return f"{what}: {'; '.join(parts)}"
+
+
+def accepted(heard: Mapping[ClientId, Heard]) -> bool:
+    """Whether all of them did what was asked."""
+    return all(isinstance(said, Answer | Received) for said in heard.values())
 
 
 def _words(said: Heard) -> str:
@@ -149,6 +154,7 @@ class Course:
         keys = {site: people.keys[site].signing for site in arena.corrupt} | dict(invented or {})
         public = {site: people.keys[site].signing.public for site in people.sites}
         public |= {site: key.public for site, key in keys.items()}
+        self._public, self._terms = public, _terms(self.manifest, job)
         self.session = AggregatorSession(
             self.sign(Label.SIGN_MANIFEST, self.manifest, context=manifest_context(self.manifest)),
             self.params,
@@ -159,17 +165,7 @@ class Course:
         )
         self.h = self.session.h
         self.played = {
-            MemberIndex(place): Accomplice.join(
-                site,
-                keys[site],
-                public,
-                self.codec,
-                _terms(self.manifest, job),
-                self.manifest,
-                self.h,
-                self.params,
-                MemberIndex(place),
-            )
+            MemberIndex(place): self.accomplice(MemberIndex(place), keys[site])
             for place, site in enumerate(members)
             if site in keys
         }
@@ -201,6 +197,20 @@ class Course:
     def site(self, member: MemberIndex) -> ClientId:
         """Whose place it is."""
         return self.manifest.cohort[member]
+
+    def accomplice(self, member: MemberIndex, key: SigningKey) -> Accomplice:
+        """Somebody of the adversary's in a member's place, under this identity key."""
+        return Accomplice.join(
+            self.site(member),
+            key,
+            self._public,
+            self.codec,
+            self._terms,
+            self.manifest,
+            self.h,
+            self.params,
+            member,
+        )
 
     # -- asking --------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from secfed.transport.daemon import Daemon, Listening
 
 __all__ = [
     "PATIENCE_S",
+    "PROGRAM",
     "Aggregator",
     "AggregatorProcess",
     "AggregatorThread",
@@ -39,6 +40,9 @@ __all__ = [
 
 PATIENCE_S = 120.0
 """How long anything that takes a moment is waited for, on a machine that may be busy."""
+
+PROGRAM = ("-m", "secfed")
+"""What the interpreter runs: what its user would start."""
 
 _STOP_S = 30.0
 """How long a program may take to end by itself."""
@@ -101,14 +105,21 @@ class Program:
     Args:
         log: Where standard output and standard error go.
         extra: More variables of its environment.
+        program: What the interpreter runs.
     """
 
-    def __init__(self, log: Path, arguments: Sequence[str], extra: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        arguments: Sequence[str],
+        extra: dict[str, str] | None = None,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self._log = log
         variables = dict(os.environ, PYTHONUNBUFFERED="1", NO_COLOR="1", OMP_NUM_THREADS="1", **(extra or {}))
         with log.open("ab") as stream:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "secfed", *arguments],
+                [sys.executable, *program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -152,6 +163,7 @@ class AggregatorProcess:
         passphrase: File with its key's passphrase; None where the key has none.
         log_level: As in aggregator.toml.
         extra: More variables of its environment.
+        program: What the interpreter runs.
     """
 
     def __init__(
@@ -161,12 +173,13 @@ class AggregatorProcess:
         passphrase: Path | None = None,
         log_level: str = "info",
         extra: dict[str, str] | None = None,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         home = people.home(AGGREGATOR)
         self._config = home / "aggregator.toml"
         config = people.aggregator_config(0).model_copy(update={"log_level": log_level})
         self._config.write_text(to_toml(config, home), encoding="utf-8")
-        self._log, self._extra = home / "output.log", extra
+        self._log, self._extra, self._runs = home / "output.log", extra, program
         self._options = () if passphrase is None else ("--passphrase-file", str(passphrase))
         self._program: Program | None = None
 
@@ -194,7 +207,7 @@ class AggregatorProcess:
         """Start it; on return it listens."""
         arguments = ["aggregator", "run", "--config", str(self._config), *self._options]
         with uninterrupted():
-            self._program = Program(self._log, arguments, self._extra)
+            self._program = Program(self._log, arguments, self._extra, self._runs)
         deadline = time.monotonic() + PATIENCE_S
         while _PORT.search(self.output) is None:
             if self._program.code is not None or time.monotonic() > deadline:

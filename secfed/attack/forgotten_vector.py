@@ -8,7 +8,7 @@ still hold the shares of its self mask, and finish without it.
 from __future__ import annotations
 
 from secfed.attack.course import Course, told_of
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.hostile import Received
 from secfed.attack.loot import Opened, judge, judge_round
 from secfed.attack.venue import Venue
@@ -18,11 +18,11 @@ from secfed.secagg.messages import ConfirmRequest, Phase
 __all__ = ["run"]
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """Seven sites: the first attempt with the victim and three others, the second with it and the rest."""
-    evidence = Evidence()
+    evidence = report.part("two attempts with one vector")
     with venue.arena(7) as arena:
-        job, round_ = arena.open_round(evidence)
+        job, round_ = arena.open_round(report)
         target, *others = arena.honest
         first = Course(arena, job, round_, attempt=1, cohort=(target, *others[:3], *arena.corrupt))
         first.play(Phase.CONFIRM)
@@ -34,7 +34,6 @@ def run(venue: Venue) -> Finding:
         second = Course(arena, job, round_, attempt=2, cohort=(target, *others[3:]))
         opened = [_finish(evidence, second, "attempt 2"), _without(evidence, first)]
         judge_round(evidence, opened)
-    return evidence.finding
 
 
 def _finish(evidence: Evidence, course: Course, name: str) -> list[Opened]:

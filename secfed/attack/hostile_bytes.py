@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from secfed import limits
 from secfed.attack.daemons import AggregatorProcess
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.people import ADMIN
 from secfed.attack.town import BITS, BOUND, Refusal, Town
 from secfed.attack.venue import Venue
@@ -53,10 +53,16 @@ _NESTED = bytes([2 << 3 | 3]) * 5000
 
 _MIB = 1 << 20
 
+_GROWTH_MAX = 50 * _MIB
+"""What the aggregator may keep of it all, bytes."""
 
-def run(venue: Venue) -> Finding:
+_NONSENSE, _OTHER, _LENGTHS = "bytes that are no message", "another encoding of a message", "endless lengths"
+_GROUPS, _LONG, _PICKLE = "nested groups", "more bytes than allowed", "a pickle"
+"""The parts that a message may belong to."""
+
+
+def run(venue: Venue, report: Report) -> None:
     """Send them all, then let the round end."""
-    evidence = Evidence()
     with Town(venue, sites=4) as town:
         *honest, insider = town.people.sites
         vectors = [town.vector(site) for site in honest]
@@ -68,35 +74,36 @@ def run(venue: Venue) -> Finding:
         before = _memory(town)
         for method in service.METHODS:
             keys = town.people.keys[ADMIN if method in ("StartJob", "ControlJob") else insider]
-            _send_all(town, method, keys, trap, evidence)
+            _send_all(town, method, keys, trap, report)
         grown = _memory(town) - before
-        if before:
-            evidence.saw(f"the aggregator's memory grew by {grown / _MIB:.0f} MiB meanwhile")
+        memory = report.part("memory")
+        memory.saw(f"the aggregator's memory grew by {grown / _MIB:.0f} MiB; {_GROWTH_MAX / _MIB:.0f} may be")
+        if grown > _GROWTH_MAX:
+            memory.gained(f"{grown / _MIB:.0f} MiB of the aggregator's memory")
         if trap.exists():
-            evidence.gained("code that ran inside the aggregator")
-        _end_round(town, honest, insider, vectors, evidence)
-    return evidence.finding
+            report.part("a pickle").gained("code that ran inside the aggregator")
+        _end_round(town, honest, insider, vectors, report.part("the honest round"))
 
 
 # -- what is sent ------------------------------------------------------------------------------
 
 
-def _bodies(method: str, trap: Path) -> dict[str, bytes]:
-    """Bodies that are not what the method takes, each under a hello that is right."""
+def _bodies(method: str, trap: Path) -> dict[str, tuple[str, bytes]]:
+    """Bodies that are not what the method takes, each with its part, under a hello that is right."""
     right = _right_body(method)
     pickle = b"cos\nmkdir\n(V" + os.fsencode(trap) + b"\ntR."
     found = {
-        "random bytes": os.urandom(200),
-        "a pickle": pickle,
-        "an endless field": right + _ENDLESS,
-        "nested groups": right + _NESTED,
+        "random bytes": (_NONSENSE, os.urandom(200)),
+        "a pickle": (_PICKLE, pickle),
+        "an endless field": (_LENGTHS, right + _ENDLESS),
+        "nested groups": (_GROUPS, right + _NESTED),
     }
     if right:
         found |= {
-            "a cut one": right[:-1],
-            "an unknown field": right + _UNKNOWN_FIELD,
-            "everything twice": right + right,
-            "none": b"",
+            "a cut one": (_NONSENSE, right[:-1]),
+            "an unknown field": (_OTHER, right + _UNKNOWN_FIELD),
+            "everything twice": (_OTHER, right + right),
+            "none": (_NONSENSE, b""),
         }
     if method == "GetStatus":
         found = {name: body for name, body in found.items() if name != "none"}  # status of all jobs
@@ -121,63 +128,78 @@ def _right_body(method: str) -> bytes:
             return b""
 
 
-def _frames(call: bytes) -> dict[str, bytes]:
-    """Outermost messages that are no call, from one that is."""
+def _frames(method: str, call: bytes) -> dict[str, tuple[str, bytes]]:
+    """Outermost messages that are no call, each with its part, from one that is."""
     return {
-        "no bytes": b"",
-        "random bytes": os.urandom(500),
-        "a cut call": call[:-7],
-        "a call and an unknown field": call + _UNKNOWN_FIELD,
-        "a call twice": call + call,
-        "an endless field": _ENDLESS,
-        "nested groups": _NESTED,
-        "more bytes than a call may have": call + bytes([2 << 3 | 2]) + _varint(_MIB) + bytes(_MIB),
-        "more bytes than a frame may have": bytes(limits.FRAME_BYTES_MAX + 1),
+        "no bytes": (_NONSENSE, b""),
+        "random bytes": (_NONSENSE, os.urandom(500)),
+        "a cut call": (_NONSENSE, call[:-7]),
+        "a call and an unknown field": (_OTHER, call + _UNKNOWN_FIELD),
+        "a call twice": (_OTHER, call + call),
+        "a call and an endless field": (_LENGTHS, call + _ENDLESS),
+        "a call and nested groups": (_GROUPS, call + _NESTED),
+        "more bytes than a call may have": (_LONG, _before(method, call, limits.CALL_BYTES_MAX)),
+        "more bytes than a frame may have": (_LONG, _before(method, call, 2 * limits.FRAME_BYTES_MAX)),
     }
 
 
-def _varint(number: int) -> bytes:
-    out = b""
-    while number > 127:
-        out, number = out + bytes([number & 127 | 128]), number >> 7
-    return out + bytes([number])
+def _before(method: str, call: bytes, size: int) -> bytes:
+    """The call, a little longer than this; it begins with a body in whose place the right one then comes."""
+    padding = _field(2, bytes(size - len(call) + 16))
+    return (_field(1, padding) if method == "Upload" else padding) + call
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """Bytes, or a message, as protobuf writes them."""
+    head, length = bytes([number << 3 | 2]), len(data)
+    while length > 127:
+        head, length = head + bytes([length & 127 | 128]), length >> 7
+    return head + bytes([length]) + data
 
 
 def _messages(
     town: Town, method: str, keys: MemberKeys, trap: Path
-) -> Iterator[tuple[str, bytes, frozenset[str]]]:
-    """Each message: what it is, its bytes, and the codes that may refuse it."""
+) -> Iterator[tuple[str, str, bytes, frozenset[str]]]:
+    """Each message: its part, what it is, its bytes, and the codes that may refuse it."""
     encode = calls.encode_upload_frame if method == "Upload" else calls.encode_call
-    for name, body in _bodies(method, trap).items():
-        yield f"a body of {name}", encode(town.hello(keys, method, body)), _MALFORMED
-    for name, frame in _frames(encode(town.hello(keys, method, _right_body(method)))).items():
-        yield name, frame, _AT_THE_DOOR
+    for name, (part, body) in _bodies(method, trap).items():
+        yield part, f"a body of {name}", encode(town.hello(keys, method, body)), _MALFORMED
+    for name in _frames(method, b"x"):  # each with a hello of its own: none is refused as seen before
+        call = encode(town.hello(keys, method, _right_body(method)))
+        part, frame = _frames(method, call)[name]
+        yield part, name, frame, _AT_THE_DOOR
     if method == "Upload":
-        yield "a piece before its call", calls.encode_upload_frame(calls.Piece(0, b"x")), _MALFORMED
+        yield (
+            _NONSENSE,
+            "a piece before its call",
+            calls.encode_upload_frame(calls.Piece(0, b"x")),
+            _MALFORMED,
+        )
 
 
-def _send_all(town: Town, method: str, keys: MemberKeys, trap: Path, evidence: Evidence) -> None:
+def _send_all(town: Town, method: str, keys: MemberKeys, trap: Path, report: Report) -> None:
     """Send all malformed messages of one method.
 
     Raises:
         NetworkError: A body did not come as far as what parses it, so nothing follows from its end.
     """
-    answers: Counter[str] = Counter()
+    answers: dict[str, Counter[str]] = {}
     with town.channel(keys) as channel:
-        for name, data, right in _messages(town, method, keys, trap):
+        for part, name, data, right in _messages(town, method, keys, trap):
             told = town.send(channel, method, data)
+            code = told.code.name if isinstance(told, Refusal) else "answered"
+            answers.setdefault(part, Counter())[code] += 1
             if not isinstance(told, Refusal):
-                evidence.gained(f"an answer of {len(told)} bytes to {name} in {method}")
-                continue
-            answers[told.code.name] += 1
-            if told.code.name in _AT_THE_DOOR - right:
+                report.part(part).gained(f"an answer of {len(told)} bytes to {name} in {method}")
+            elif code in _AT_THE_DOOR - right:
                 raise NetworkError(
                     f"{name} in {method} never came to its parser: {told}: this proves nothing"
                 )
-            if told.code.name not in right:
-                evidence.gained(f"an end that is no refusal, by {name} in {method}: {told}")
-    counted = ", ".join(f"{count} {code}" for code, count in sorted(answers.items()))
-    evidence.saw(f"{method}: {sum(answers.values())} malformed messages: {counted}")
+            elif code not in right:
+                report.part(part).gained(f"an end that is no refusal, by {name} in {method}: {told}")
+    for part, codes in answers.items():
+        counted = ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
+        report.part(part).saw(f"{method}: {codes.total()} malformed messages: {counted}")
 
 
 # -- what became of the round ------------------------------------------------------------------
@@ -201,21 +223,23 @@ def _end_round(
     state = town.ended(_JOB)
     found = town.published(_JOB)
     if found is None:
+        evidence.saw("then the round ended, and nothing is published")
         evidence.gained(f"the end of a round that it could stop: {state.state}, {state.waiting_for}")
         return
     off = float(np.abs(found.total - np.sum(vectors, axis=0)).max())
     if found.manifest["included"] != honest or off > len(honest) * FixedPoint(BOUND, BITS).step:
+        evidence.saw("then the round ended with another sum")
         evidence.gained(f"a wrong sum over {found.manifest['included']}")
     else:
         evidence.saw(f"then the round ended with the exact sum of {len(honest)} honest sites")
 
 
 def _memory(town: Town) -> int:
-    """Resident bytes of the aggregator's process; 0 where it is a thread."""
-    if not isinstance(town.aggregator, AggregatorProcess):
-        return 0
+    """Resident bytes of the aggregator's process, which is this one where it is a thread; 0 if unknown."""
+    running = town.aggregator
+    pid = running.program.pid if isinstance(running, AggregatorProcess) else os.getpid()
     with contextlib.suppress(OSError):
-        text = Path(f"/proc/{town.aggregator.program.pid}/status").read_text(encoding="ascii")
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         found = re.search(r"^VmRSS:\s+([0-9]+) kB$", text, re.MULTILINE)
         return int(found[1]) * 1024 if found else 0
     return 0

@@ -8,6 +8,7 @@ stands in the site's own file, and the passphrase in the file that it is read fr
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from secfed.attack import procfs, sentinels
 from secfed.attack.clients import UPDATE_FILE
 from secfed.attack.daemons import AggregatorProcess, Program, uninterrupted
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.sentinels import Sentinel
 from secfed.attack.town import BITS, BOUND, Town
 from secfed.attack.venue import Venue
@@ -35,13 +36,15 @@ __all__ = ["run"]
 
 _JOB = JobId("sum")
 
+_NO_PROC = "this system has no /proc to be searched"
+
 _HEARD_S = 10.0
 """Within what clients on threads hear of a round's end, seconds; whoever waits is told at once."""
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """Run a round under passphrases, and search."""
-    evidence = Evidence()
+    state, logs = report.part("state and files"), report.part("logs and output")
     passphrase = secrets.token_urlsafe(24)
     folders = {name: venue.root / name.lower() for name in ("HOME", "TMPDIR")}
     for folder in folders.values():
@@ -55,20 +58,31 @@ def run(venue: Venue) -> Finding:
     every = [*lasting, *(_own(site, vector, len(vectors)) for site, vector in vectors.items())]
     with town, ExitStack() as ends:
         town.start_job(_JOB)
-        programs = _take_part(town, extra, every, evidence, ends)
+        programs = _take_part(town, extra, every, report, ends)
         town.ended(_JOB)
         _until_heard(town, programs)
         if town.published(_JOB) is None:
-            evidence.gained("the end of a round in which nobody did anything wrong")
+            state.gained("the end of a round in which nobody did anything wrong")
         said = town.aggregator.output.encode()
         town.stop()
-        _enter(evidence, "what the aggregator printed", sentinels.found_in(said, every))
-        finds = sentinels.search(venue.root, every, by_design=_by_design)
-        for find in finds:
-            evidence.gained(str(find))
-        files = sum(path.is_file() for path in venue.root.rglob("*"))
-        evidence.saw(f"searched {files} files for {len(every)} secrets: {len(finds)} found")
-    return evidence.finding
+        _enter(logs, "what the aggregator printed", sentinels.found_in(said, every))
+        _search(venue, every, state, logs)
+
+
+def _search(venue: Venue, every: list[Sentinel], state: Evidence, logs: Evidence) -> None:
+    """Look through all files; what a program printed or logged lies in some of them."""
+    finds = sentinels.search(venue.root, every, by_design=_by_design)
+    for find in finds:
+        (logs if _is_log(Path(find.where)) else state).gained(str(find))
+    files = [path for path in venue.root.rglob("*") if path.is_file()]
+    for evidence, logged in ((state, False), (logs, True)):
+        searched = sum(_is_log(path) is logged for path in files)
+        found = sum(_is_log(Path(find.where)) is logged for find in finds)
+        evidence.saw(f"searched {searched} files for {len(every)} secrets: {found} found")
+
+
+def _is_log(path: Path) -> bool:
+    return path.suffix in (".log", ".jsonl")
 
 
 # -- what is looked for ------------------------------------------------------------------------
@@ -98,7 +112,7 @@ def _by_design(path: Path, sentinel: Sentinel) -> bool:
 
 
 def _take_part(
-    town: Town, extra: dict[str, str], every: list[Sentinel], evidence: Evidence, ends: ExitStack
+    town: Town, extra: dict[str, str], every: list[Sentinel], report: Report, ends: ExitStack
 ) -> list[Program]:
     """All sites take part; where they are processes, what the system shows of them is searched.
 
@@ -107,11 +121,15 @@ def _take_part(
     if not isinstance(town.aggregator, AggregatorProcess):
         for site in town.people.sites:
             town.client(site)
+        _look_into([os.getpid()], every, report.part("/proc"))
+        report.part("core dumps").saw("all victims are threads: what this process may dump is its own affair")
         return []
     *early, last = town.people.sites
     programs = [_push(town, site, extra, ends) for site in early]
     town.until(lambda: _ready(town) == len(early), "sites that are ready")
-    _look_into([town.aggregator.program, *programs], every, evidence)
+    pids = [program.pid for program in (town.aggregator.program, *programs)]
+    _look_into(pids, every, report.part("/proc"))
+    _look_at_limits(pids, report.part("core dumps"))
     return [*programs, _push(town, last, extra, ends)]
 
 
@@ -133,7 +151,7 @@ def _push(town: Town, site: ClientId, extra: dict[str, str], ends: ExitStack) ->
     arguments = ["client", "push", "--config", str(config), "--update", str(update)]
     arguments += ["--passphrase-file", str(town.secret)]
     with uninterrupted():
-        program = Program(town.people.home(site) / "output.log", arguments, extra)
+        program = Program(town.people.home(site) / "output.log", arguments, extra, town.victims.program)
         ends.callback(program.stop)
     return program
 
@@ -142,17 +160,23 @@ def _ready(town: Town) -> int:
     return sum(member.state == "ready" for member in town.job_state(_JOB).members)
 
 
-def _look_into(programs: list[Program], every: list[Sentinel], evidence: Evidence) -> None:
+def _look_into(pids: list[int], every: list[Sentinel], evidence: Evidence) -> None:
     if not procfs.FOLDER.is_dir():
-        evidence.saw("this system has no /proc to be searched")
+        evidence.saw(_NO_PROC)
         return
-    limits = set()
-    for program in programs:
-        for entry, shown in procfs.exposed(program.pid).items():
+    for pid in pids:
+        for entry, shown in procfs.exposed(pid).items():
             _enter(evidence, f"/proc/PID/{entry}", sentinels.found_in(shown, every))
-        limits.add(procfs.core_limits(program.pid))
+    evidence.saw(f"searched /proc of {len(pids)} processes for {len(every)} secrets")
+
+
+def _look_at_limits(pids: list[int], evidence: Evidence) -> None:
+    if not procfs.FOLDER.is_dir():
+        evidence.saw(_NO_PROC)
+        return
+    limits = {procfs.core_limits(pid) for pid in pids}
     sizes = ", ".join(sorted({soft for soft, _hard in limits}))
-    evidence.saw(f"searched /proc of {len(programs)} processes; bytes that a core dump may have: {sizes}")
+    evidence.saw(f"bytes that a core dump of {len(pids)} processes may have: {sizes}")
     if limits != {("0", "0")}:
         evidence.gained("a core dump with all keys, should a process crash")
 

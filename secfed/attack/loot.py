@@ -15,18 +15,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from secfed.attack.course import Course
+from secfed.attack.course import Course, Heard
 from secfed.attack.finding import Evidence
+from secfed.attack.hostile import Received
 from secfed.crypto.prg import combine_masks
 from secfed.crypto.shamir import Weights
 from secfed.encoding import ring
 from secfed.errors import PeerError
 from secfed.ids import ClientId, MemberIndex
+from secfed.rounds.exchange import Answer
 from secfed.secagg import derive
 from secfed.secagg.params import Params
 
-__all__ = ["Edge", "Opened", "judge", "judge_certificates", "judge_difference", "judge_round", "judge_sums",
-           "openable", "secret_of"]  # fmt: skip
+__all__ = [
+    "Edge", "Opened", "judge", "judge_accepted", "judge_certificates", "judge_difference", "judge_round",
+    "judge_sums", "openable", "secret_of",
+]  # fmt: skip
 
 Edge = frozenset[MemberIndex]
 """Two members that mask with each other."""
@@ -155,18 +159,28 @@ def _is_sum(course: Course, honest: tuple[ClientId, ...], words: NDArray[np.uint
 # -- the verdict -------------------------------------------------------------------------------
 
 
-def judge(evidence: Evidence, course: Course, *, promised: Params | None = None) -> list[Opened]:
+def judge(
+    evidence: Evidence, course: Course, *, promised: Params | None = None, threshold: int | None = None
+) -> list[Opened]:
     """Enter into the evidence what one attempt's loot is worth, against what is promised.
 
     Args:
         promised: Thresholds that the promise is about; those of the course if not given.
+        threshold: As in `openable`.
 
     Returns:
         The true sums that were opened.
     """
     params = promised or course.params
     judge_certificates(evidence, course, params)
-    return judge_sums(evidence, course, openable(course), params)
+    return judge_sums(evidence, course, openable(course, threshold=threshold), params)
+
+
+def judge_accepted(evidence: Evidence, heard: Mapping[ClientId, Heard], what: str) -> None:
+    """Clients that do what none of them may do, where what follows from it is no sum yet."""
+    for site, said in heard.items():
+        if isinstance(said, Answer | Received):
+            evidence.gained(f"the word of {site}, which took {what}")
 
 
 def judge_sums(evidence: Evidence, course: Course, found: Sequence[Opened], params: Params) -> list[Opened]:

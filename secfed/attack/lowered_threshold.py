@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from secfed.attack.course import Course, told_of
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.loot import judge
 from secfed.attack.venue import Venue
 from secfed.rounds.exchange import Answer
@@ -21,18 +21,16 @@ from secfed.secagg.params import Params
 __all__ = ["run"]
 
 
-def run(venue: Venue) -> Finding:
-    """A = 1, then A = 0, where the roster says 2."""
-    evidence = Evidence()
+def run(venue: Venue, report: Report) -> None:
+    """A = 1, then A = 0, where the roster says 2; in a round each."""
     with venue.arena(corrupt=2) as arena:
-        arena.begin(evidence)
+        arena.begin(report)
         job = arena.job()
-        round_ = arena.round(job)
         for number, corrupt in enumerate((1, 0), 1):
+            evidence = report.part(f"A of {corrupt}")
+            round_ = arena.round(job, number)
             arena.make_ready(job, round_)
-            course = Course(
-                arena, job, round_, attempt=number, corrupt=corrupt, params=_params(arena.params, corrupt)
-            )
+            course = Course(arena, job, round_, corrupt=corrupt, params=_params(arena.params, corrupt))
             heard = course.ask({member: course.request(member) for member in course.members})
             honest = {site: said for site, said in heard.items() if site in arena.honest}
             evidence.saw(told_of(f"a manifest with A = {corrupt}", honest))
@@ -40,7 +38,6 @@ def run(venue: Venue) -> Finding:
                 course.take(heard)
                 _split(evidence, course)
             judge(evidence, course, promised=arena.params)
-    return evidence.finding
 
 
 def _params(real: Params, corrupt: int) -> Params:

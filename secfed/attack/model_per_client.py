@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from secfed.attack.arena import Arena
 from secfed.attack.course import Course, told_of
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.hostile import Received
 from secfed.attack.loot import openable
 from secfed.attack.venue import Venue
@@ -32,11 +32,11 @@ _COORDINATES = 2
 """Where a contribution's coordinates begin, after its weight and its one counter."""
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """One base for the first member, another for the rest."""
-    evidence = Evidence()
+    evidence = report.part("two models in one round")
     with venue.arena(training=True) as arena:
-        arena.begin(evidence)
+        arena.begin(report)
         job = arena.job()
         live, dead = (_publish(arena, value) for value in (1.0, 0.0))
         own, common = arena.round(job, base=live), arena.round(job, base=dead)
@@ -57,7 +57,6 @@ def run(venue: Venue) -> Finding:
             if not all(isinstance(said, Answer | Received) for said in heard.values()):
                 break
         _judge(evidence, course)
-    return evidence.finding
 
 
 def _publish(arena: Arena, value: float) -> Digest:

@@ -8,7 +8,7 @@ that kind, whoever signed it, and gives nothing to it.
 from __future__ import annotations
 
 from secfed.attack.course import told_of
-from secfed.attack.finding import Evidence, Finding, Verdict
+from secfed.attack.finding import Report
 from secfed.attack.people import ADMIN
 from secfed.attack.venue import Venue
 from secfed.rounds.exchange import Declined, Offer
@@ -20,9 +20,8 @@ __all__ = ["run"]
 _SITES = 5
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """Offer a job whose noise is sized for more survivors than an attempt needs."""
-    evidence = Evidence()
     shares = NoiseShares(sigma_total="4", scale="1", honest_min=3)
     with venue.arena(_SITES) as arena:
         modes = dict(zip(arena.honest, ("distributed", "client"), strict=False))
@@ -32,9 +31,7 @@ def run(venue: Venue) -> Finding:
             plan = JobPlan(**(dict(arena.job().plan) | changes))
             job = sign_job_plan(arena.people.keys[ADMIN].signing, plan)
             said = arena.hostile.tell(site, Offer(job.text, arena.round(job).text))
+            evidence = report.part(f"a job of mode {mode}")
             evidence.saw(told_of(f"a plan of mode {mode}, for {_SITES} survivors at least", {site: said}))
             if not isinstance(said, Declined):
                 evidence.gained(f"a site that takes part in a job of mode {mode}, and makes no noise share")
-    if evidence.gains:
-        return evidence.finding
-    return Finding(Verdict.NOT_BUILT, (*evidence.facts, "noise shares are not built"))

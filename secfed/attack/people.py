@@ -21,7 +21,7 @@ from secfed.identity import keyfile, membership
 from secfed.identity.fields import to_base64
 from secfed.identity.keyfile import MemberKeys
 from secfed.identity.roles import Role
-from secfed.identity.roster import Roster
+from secfed.identity.roster import DEFAULT_MIN_COHORT, Roster
 from secfed.ids import ClientId
 from secfed.store import files
 
@@ -103,13 +103,19 @@ class People:
 
 
 def gather(
-    root: Path, sites: int, *, corrupt: int | None = None, passphrase: str | None = None
+    root: Path,
+    sites: int,
+    *,
+    corrupt: int | None = None,
+    min_cohort: int = DEFAULT_MIN_COHORT,
+    passphrase: str | None = None,
 ) -> tuple[People, Owner]:
     """Make a federation of so many clients, an aggregator, an admin and an auditor.
 
     Args:
         root: A new folder.
         corrupt: A of the roster; None for its default.
+        min_cohort: Of the roster: fewest members whose sum may be opened.
         passphrase: Encrypts every key file; None leaves them in clear.
 
     Returns:
@@ -128,7 +134,9 @@ def gather(
         )
     owner = Owner(root / "roster.key", now)
     enrolments = [each.enrolment for each in keys.values()]
-    roster = membership.create(owner.key, enrolments, now=now, not_after=now + _VALID, corrupt=corrupt)
+    roster = membership.create(
+        owner.key, enrolments, now=now, not_after=now + _VALID, min_cohort=min_cohort, corrupt=corrupt
+    )
     return People(root, roster, owner.key.public, names, keys), owner
 
 

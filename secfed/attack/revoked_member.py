@@ -14,7 +14,7 @@ from functools import partial
 
 import grpc
 
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.people import AUDITOR
 from secfed.attack.town import Refusal, Town
 from secfed.attack.venue import Venue
@@ -35,24 +35,27 @@ _CUT_WITHIN_S = 15.0
 20. One that is refused was cut, however late on a busy machine; 5 seconds are promised."""
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """Revoke one site while it holds a call, let two others fall out of their dates, and call on."""
-    evidence = Evidence()
     with Town(venue, _SITES) as town:
         revoked, expired, early = town.people.sites[-3:]
+        parts = {
+            revoked: report.part("a revoked member"),
+            expired: report.part("an expired member"),
+            early: report.part("a member before its time"),
+        }
         says = Declined(JobId("none"), 1)  # what is answered at once
         open_ = {site: town.channel(town.people.keys[site]) for site in (revoked, expired, early)}
         for site in (expired, early):
-            evidence.saw(f"{site} before: {_words(_exchange(town, open_[site], site, says))}")
+            parts[site].saw(f"{site} before: {_words(_exchange(town, open_[site], site, says))}")
         held = _Held(town, open_[revoked], revoked)
         town.until(lambda: _waits(town, revoked), f"{revoked} to hold a call")
         town.publish(_roster(town, revoked, expired, early))
         town.until(lambda: _in_force(town), "the new roster to be in force")
-        _judge(evidence, revoked, held.end())
+        _judge(report.part("a held call"), revoked, held.end())
         for site, channel in open_.items():
-            _try_all(town, site, channel, says, evidence)
+            _try_all(town, site, channel, says, parts[site])
             channel.close()
-    return evidence.finding
 
 
 class _Held:
@@ -85,12 +88,11 @@ class _Held:
 def _judge(evidence: Evidence, site: ClientId, ends: list[tuple[float, bytes | Refusal]]) -> None:
     """How the call ended that was held when the roster changed, and what came after."""
     (held_s, held), (_, last) = ends[0], ends[-1]
+    evidence.saw(f"{site}, whose call was held meanwhile, {held_s:.1f} s later: {_words(last)}")
     if not isinstance(last, Refusal):
         evidence.gained(f"what the revoked {site} was told on its held call: {_words(last)}")
     elif not isinstance(held, Refusal) and held_s > _CUT_WITHIN_S:
         evidence.gained(f"a call of the revoked {site} that was held for {held_s:.0f} s more")
-    else:
-        evidence.saw(f"{site}, whose call was held meanwhile, {held_s:.1f} s later: {last}")
 
 
 def _roster(town: Town, revoked: ClientId, expired: ClientId, early: ClientId) -> Roster:
@@ -128,9 +130,8 @@ def _try_all(town: Town, site: ClientId, channel: grpc.Channel, says: Said, evid
     """Once more over the open connection, and over a new one with the same keys."""
     over = {"its open connection": _exchange(town, channel, site, says), "a new one": _anew(town, site, says)}
     for way, told in over.items():
-        if isinstance(told, Refusal):
-            evidence.saw(f"{site} over {way}: {told}")
-        else:
+        evidence.saw(f"{site} over {way}: {_words(told)}")
+        if not isinstance(told, Refusal):
             evidence.gained(f"an answer to {site} over {way}: {_words(told)}")
 
 

@@ -19,12 +19,12 @@ from typing import Any
 
 from secfed.attack.clients import ClientThread
 from secfed.attack.daemons import Program, uninterrupted
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.hostile import PATIENCE_S, Hostile
 from secfed.attack.people import AGGREGATOR, AUDITOR, Owner, People, gather
 from secfed.attack.town import Refusal, Town
 from secfed.attack.venue import Venue
-from secfed.errors import NetworkError
+from secfed.errors import AuthenticationError, NetworkError
 from secfed.identity import keyfile, membership
 from secfed.identity.roles import Role
 from secfed.identity.roster import Roster
@@ -36,15 +36,15 @@ __all__ = ["run"]
 
 _SITES = 4
 
+_OLDER = "an older version"
 
-def run(venue: Venue) -> Finding:
+
+def run(venue: Venue, report: Report) -> None:
     """Lie to a client about the roster, then put lies into the aggregator's place for it."""
-    evidence = Evidence()
     people, owner = gather(venue.root / "forked", _SITES)
     newest, lies = _rosters(people, owner)
-    _lie_to_a_client(venue, replace(people, roster=newest), lies, evidence)
-    _lie_to_the_aggregator(venue, evidence)
-    return evidence.finding
+    _lie_to_a_client(venue, replace(people, roster=newest), lies, report)
+    _lie_to_the_aggregator(venue, report)
 
 
 def _rosters(people: People, owner: Owner) -> tuple[Roster, dict[str, Roster]]:
@@ -64,7 +64,7 @@ def _rosters(people: People, owner: Owner) -> tuple[Roster, dict[str, Roster]]:
     own_key = keyfile.create_roster_key(folder / "roster.key", passphrase=None, now=owner.now)
     everyone = [keys.enrolment for keys in people.keys.values()]
     own = membership.create(own_key, [*everyone, sybil.enrolment], now=owner.now, not_after=first.not_after)
-    return newest, {"an older version": first, "a fork": fork, "one under another key": own}
+    return newest, {_OLDER: first, "a fork": fork, "another key's": own}
 
 
 # -- a client ----------------------------------------------------------------------------------
@@ -134,15 +134,17 @@ class _Victim:
         self._program = self._thread = None
 
 
-def _lie_to_a_client(venue: Venue, people: People, lies: dict[str, Roster], evidence: Evidence) -> None:
-    newest, older = people.roster, lies["an older version"]
+def _lie_to_a_client(venue: Venue, people: People, lies: dict[str, Roster], report: Report) -> None:
+    newest, older = people.roster, lies[_OLDER]
     with _Watcher(people) as hostile:
         victim = _Victim(venue, people, f"127.0.0.1:{hostile.port}")
         heard = _run_once(victim, hostile, newest, b"")
-        evidence.saw(f"{people.sites[0]} goes by version {newest.version}: {newest.digest in heard[0]}")
+        report.saw(f"{people.sites[0]} goes by version {newest.version}: {newest.digest in heard[0]}")
         for name, lie in lies.items():
+            evidence = report.part(f"{name}, told to a client")
             _judge(name, lie, _run_once(victim, hostile, newest, lie.text), evidence)
-        _judge("the older one in its own folder", older, _run_once(victim, hostile, older, b""), evidence)
+        evidence = report.part(f"{_OLDER} in a client's folder")
+        _judge(_OLDER, older, _run_once(victim, hostile, older, b""), evidence)
 
 
 def _run_once(victim: _Victim, hostile: _Watcher, found: Roster, told: bytes) -> tuple[list[Digest], str]:
@@ -165,10 +167,10 @@ def _run_once(victim: _Victim, hostile: _Watcher, found: Roster, told: bytes) ->
 
 def _judge(name: str, lie: Roster, heard: tuple[list[Digest], str], evidence: Evidence) -> None:
     seen, ended = heard
+    goes_by = "it goes by that" if lie.digest in seen else "it goes by the newest as before"
+    evidence.saw(f"the client found {name}: {ended or goes_by}")
     if lie.digest in seen:
         evidence.gained(f"a client that goes by {name}, version {lie.version}")
-    else:
-        evidence.saw(f"the client was shown {name}: {ended or 'it goes by the newest as before'}")
 
 
 # -- the aggregator ----------------------------------------------------------------------------
@@ -177,12 +179,17 @@ _REFUSED = "the roster's file is refused"
 
 
 def _goes_by(town: Town) -> bytes:
-    """The text of the roster in force: what the aggregator tells a caller who names another one."""
+    """The text of the roster in force, as the aggregator tells it to who greets it.
+
+    Of another federation's, as one under another roster key is, nothing is told to members of this one.
+    """
     keys = town.people.keys[AUDITOR]
     with town.channel(keys) as channel:
         call = town.hello(keys, GREETING, b"", roster=NO_DIGEST)
         told = town.send(channel, GREETING, calls.encode_call(call))
     if isinstance(told, Refusal):
+        if isinstance(told.error, AuthenticationError):
+            return b""
         raise told.error
     return calls.decode_in_force(told).roster
 
@@ -192,26 +199,38 @@ def _looked(town: Town, newest: Roster, said: int) -> bool:
     return town.aggregator.output.count(_REFUSED) > said or _goes_by(town) != newest.text
 
 
-def _lie_to_the_aggregator(venue: Venue, evidence: Evidence) -> None:
+def _lie_to_the_aggregator(venue: Venue, report: Report) -> None:
     with Town(venue, _SITES) as town:
         newest, lies = _rosters(town.people, town.owner)
         town.publish(newest)
         town.until(lambda: _goes_by(town) == newest.text, "the newest roster to be in force")
         for name, lie in lies.items():
-            said = town.aggregator.output.count(_REFUSED)
-            town.people.publish(lie, AGGREGATOR)
-            town.until(partial(_looked, town, newest, said), "the aggregator to look at its file")
-            if _goes_by(town) != newest.text:
-                evidence.gained(f"an aggregator that goes by {name}")
-                return
-            cause = town.aggregator.output.rpartition(_REFUSED)[2].partition(": ")[2].splitlines()[0]
-            evidence.saw(f"the aggregator found {name} in its file: {cause}")
-        older = lies["an older version"]
-        site = town.people.sites[0]
-        with town.channel(town.people.keys[site]) as channel:
-            call = town.hello(town.people.keys[site], "GetStatus", b"", roster=older.digest)
-            told = town.send(channel, "GetStatus", calls.encode_call(call))
-        if isinstance(told, Refusal):
-            evidence.saw(f"a call under {older.version}, which is not in force: {told}")
-        else:
-            evidence.gained("an answer to a call under an older roster")
+            _replace(town, newest, name, lie, report.part(f"{name} in the aggregator's folder"))
+        _call_under(town, lies[_OLDER], report.part("a call under an older version"))
+
+
+def _replace(town: Town, newest: Roster, name: str, lie: Roster, evidence: Evidence) -> None:
+    """Put it into the place of the aggregator's file; afterwards the newest lies there again."""
+    said = town.aggregator.output.count(_REFUSED)
+    town.people.publish(lie, AGGREGATOR)
+    town.until(partial(_looked, town, newest, said), "the aggregator to look at its file")
+    if _goes_by(town) != newest.text:
+        evidence.saw(f"the aggregator found {name} in its file, and goes by it")
+        evidence.gained(f"an aggregator that goes by {name}")
+    else:
+        cause = town.aggregator.output.rpartition(_REFUSED)[2].partition(": ")[2].splitlines()[0]
+        evidence.saw(f"the aggregator found {name} in its file: {cause}")
+    town.people.publish(newest, AGGREGATOR)
+    town.until(lambda: _goes_by(town) == newest.text, "the newest roster to be in force again")
+
+
+def _call_under(town: Town, older: Roster, evidence: Evidence) -> None:
+    """A member's call whose hello names a version that is not in force any more."""
+    site = town.people.sites[0]
+    with town.channel(town.people.keys[site]) as channel:
+        call = town.hello(town.people.keys[site], "GetStatus", b"", roster=older.digest)
+        told = town.send(channel, "GetStatus", calls.encode_call(call))
+    words = str(told) if isinstance(told, Refusal) else "answered"
+    evidence.saw(f"a call under version {older.version}, which is not in force: {words}")
+    if not isinstance(told, Refusal):
+        evidence.gained("an answer to a call under an older roster")

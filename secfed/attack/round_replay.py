@@ -10,50 +10,54 @@ from __future__ import annotations
 
 import numpy as np
 
-from secfed.attack.course import Course, Heard, told_of
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.arena import Arena
+from secfed.attack.course import Course, Heard, accepted, told_of
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.loot import Opened, judge, judge_round, secret_of
 from secfed.attack.venue import Venue
 from secfed.crypto.prg import combine_masks
 from secfed.encoding import ring
 from secfed.ids import ClientId, MemberIndex
-from secfed.rounds.exchange import Answer, Ask, Offer
+from secfed.rounds.exchange import Ask, Offer
+from secfed.rounds.proposal import JobProposal, RoundProposal
 from secfed.secagg import derive
 from secfed.secagg.messages import Phase
 
 __all__ = ["run"]
 
 
-def run(venue: Venue) -> Finding:
-    """First within an attempt, then after its end."""
-    evidence = Evidence()
+def run(venue: Venue, report: Report) -> None:
+    """Within an attempt; then after a round's end."""
     with venue.arena() as arena:
-        job, round_ = arena.open_round(evidence)
-        _mask_again(evidence, Course(arena, job, round_, attempt=1))
-        if evidence.gains:
-            return evidence.finding
+        job, round_ = arena.open_round(report)
+        _mask_again(report.part("a vector again under the same masks"), Course(arena, job, round_))
+        round_ = arena.round(job, 2)
         arena.make_ready(job, round_)
-        whole = Course(arena, job, round_, attempt=2)
-        whole.play(Phase.DONE)
-        opened = judge(evidence, whole)
-        notice = Ask(whole.h, whole.outcome())
-        evidence.saw(told_of("the outcome", arena.hostile.tell_all(dict.fromkeys(arena.honest, notice))))
-        for site in arena.honest[: len(arena.honest) // 2]:
-            arena.kill(site)
-            arena.start(site)
-        again = Course(arena, job, round_, attempt=2)
-        offer = Offer(job.text, round_.text)
-        offered = arena.hostile.tell_all(dict.fromkeys(arena.honest, offer))
-        evidence.saw(told_of("the ended round offered again (half of the sites restarted)", offered))
-        heard = again.ask({member: again.request(member) for member in again.members})
-        evidence.saw(told_of("its attempt opened again", heard))
-        replayed: list[Opened] = []
-        if all(isinstance(said, Answer) for said in heard.values()):
-            again.take(heard)
-            again.play(Phase.DONE)
-            replayed = judge(evidence, again)
-        judge_round(evidence, [opened, replayed])
-    return evidence.finding
+        _play_again(report.part("an ended round again"), arena, job, round_)
+
+
+def _play_again(evidence: Evidence, arena: Arena, job: JobProposal, round_: RoundProposal) -> None:
+    """Let a round end; then open its attempt once more."""
+    whole = Course(arena, job, round_)
+    whole.play(Phase.DONE)
+    opened = judge(evidence, whole)
+    notice = Ask(whole.h, whole.outcome())
+    evidence.saw(told_of("the outcome", arena.hostile.tell_all(dict.fromkeys(arena.honest, notice))))
+    for site in arena.honest[: len(arena.honest) // 2]:
+        arena.kill(site)
+        arena.start(site)
+    again = Course(arena, job, round_)
+    offer = Offer(job.text, round_.text)
+    offered = arena.hostile.tell_all(dict.fromkeys(arena.honest, offer))
+    evidence.saw(told_of("the ended round offered again (half of the sites restarted)", offered))
+    heard = again.ask({member: again.request(member) for member in again.members})
+    evidence.saw(told_of("its attempt opened again", heard))
+    replayed: list[Opened] = []
+    if accepted(heard):
+        again.take(heard)
+        again.play(Phase.DONE)
+        replayed = judge(evidence, again)
+    judge_round(evidence, [opened, replayed])
 
 
 def _mask_again(evidence: Evidence, course: Course) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secfed.attack.clients import Victims
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.tape import Tape, compare, taped
 from secfed.attack.town import BOUND, Town
 from secfed.attack.venue import Venue
@@ -73,12 +73,11 @@ class _Trained:
         return Update({_TRAINED: self._change}, 1, 0, self.planned_event(plan))
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """The same round, in pairs, the second time beyond the bound at one site."""
-    evidence = Evidence()
+    evidence = report.part("an update within the bound, and one beyond")
     evidence.saw(f"the one: within the bound; the other: beyond it in {_BEYOND} coordinates")
     compare(evidence, lambda: _round(venue, 0, evidence), lambda: _round(venue, _BEYOND, evidence))
-    return evidence.finding
 
 
 def _change(beyond: int) -> NDArray[np.float32]:

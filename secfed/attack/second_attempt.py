@@ -8,7 +8,7 @@ of both are asked for.
 from __future__ import annotations
 
 from secfed.attack.course import Course, told_of
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Report
 from secfed.attack.loot import judge, judge_difference, judge_round
 from secfed.attack.venue import Venue
 from secfed.secagg.messages import Phase
@@ -16,11 +16,11 @@ from secfed.secagg.messages import Phase
 __all__ = ["run"]
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """Two attempts of one round at once."""
-    evidence = Evidence()
+    evidence = report.part("two attempts at once")
     with venue.arena() as arena:
-        job, round_ = arena.open_round(evidence)
+        job, round_ = arena.open_round(report)
         first = Course(arena, job, round_, attempt=1)
         first.play(Phase.UNMASK)
         second = Course(arena, job, round_, attempt=2)
@@ -40,4 +40,3 @@ def run(venue: Venue) -> Finding:
             opened.append(judge(evidence, course))
         judge_round(evidence, opened)
         judge_difference(evidence, first, opened[0], opened[1], arena.promised(first.params))
-    return evidence.finding

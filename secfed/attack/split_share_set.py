@@ -8,7 +8,7 @@ Were shown sets not compared, a quorum would certify a sum in which masks do not
 from __future__ import annotations
 
 from secfed.attack.course import Course, told_of
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.loot import judge
 from secfed.attack.venue import Venue
 from secfed.ids import Digest, MemberIndex
@@ -17,23 +17,22 @@ from secfed.secagg.messages import ConfirmRequest, Phase
 __all__ = ["run"]
 
 
-def run(venue: Venue) -> Finding:
-    """Under the whole cohort; then under the members that everybody saw."""
-    evidence = Evidence()
+def run(venue: Venue, report: Report) -> None:
+    """Under the whole cohort; then under the members that everybody saw; in a round each."""
     with venue.arena() as arena:
-        arena.begin(evidence)
+        arena.begin(report)
         job = arena.job()
-        round_ = arena.round(job)
-        for number, everybody in ((1, True), (2, False)):
+        for number, name, everybody in (
+            (1, "two members hidden from each other", True),
+            (2, "one member hidden from another", False),
+        ):
+            evidence, round_ = report.part(name), arena.round(job, number)
             arena.make_ready(job, round_)
-            course = Course(arena, job, round_, attempt=number)
+            course = Course(arena, job, round_)
             course.play(Phase.MASK)
             _split(evidence, course, everybody=everybody)
             judge(evidence, course)
             _judge_views(evidence, course)
-            if evidence.gains:
-                break
-    return evidence.finding
 
 
 def _split(evidence: Evidence, course: Course, *, everybody: bool) -> None:
@@ -49,6 +48,9 @@ def _split(evidence: Evidence, course: Course, *, everybody: bool) -> None:
     heard = course.ask(dict.fromkeys(survivors, ConfirmRequest(survivors)))
     evidence.saw(told_of(f"confirm of {len(survivors)} members", heard))
     for transcript in _transcripts(course, survivors):
+        for member, accomplice in course.played.items():
+            signed = accomplice.certify(transcript, survivors).signature
+            course.signatures[transcript, survivors][member] = signed
         holders = [member for member, view in _views(course, survivors).items() if view == transcript]
         heard = course.unmask(survivors, holders, transcript)
         evidence.saw(told_of("shares, with the signatures under one view", heard))
@@ -69,10 +71,10 @@ def _views(course: Course, survivors: tuple[MemberIndex, ...]) -> dict[MemberInd
 
 
 def _judge_views(evidence: Evidence, course: Course) -> None:
-    """A quorum under one transcript whose members were shown different sets."""
+    """A quorum under one transcript whose honest members were shown different sets."""
     for (_, survivors), signatures in course.signatures.items():
         signers = signatures.keys() & set(survivors)
-        views = {course.shown[member] | {member} for member in signers}
+        views = {course.shown[member] | {member} for member in signers - course.played.keys()}
         if len(signers) >= course.params.quorum and len(views) > 1:
             evidence.gained(
                 f"a certified survivor set whose {len(signers)} signers saw {len(views)} different share sets"

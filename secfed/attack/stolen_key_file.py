@@ -17,7 +17,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from secfed.attack import sentinels
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.town import Refusal, Town
 from secfed.attack.venue import Venue
 from secfed.errors import KeyFileError
@@ -38,9 +38,9 @@ _BYTES_MAX = 32
 """Places of the file that are changed, spread over all of it."""
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """Steal one site's key file, and try to be that site."""
-    evidence = Evidence()
+    evidence = report.part("what stands in the file")
     root = venue.root / "stolen"
     root.mkdir(parents=True)
     path = root / f"{_SITE}.key"
@@ -52,11 +52,11 @@ def run(venue: Venue) -> Finding:
     evidence.saw(f"the file, {len(loot)} bytes, shows name, role, dates, fingerprint and certificate")
     for each in shown:
         evidence.gained(f"{each.name}, in the clear in the file")
-    keys = _guess(path, evidence)
-    _change(path, loot, true, passphrase, evidence)
+    guesses = report.part("guesses")
+    keys = _guess(path, guesses)
     if keys is not None:
-        _use(venue, keys, evidence)
-    return evidence.finding
+        _use(venue, keys, guesses)
+    _change(path, loot, true, passphrase, report.part("a file changed and put back"))
 
 
 def _private(keys: MemberKeys) -> list[sentinels.Sentinel]:
@@ -79,6 +79,7 @@ def _guess(path: Path, evidence: Evidence) -> MemberKeys | None:
         except KeyFileError as error:
             errors[type(error).__name__] = errors.get(type(error).__name__, 0) + 1
         else:
+            evidence.saw(f"the guess {guess!r} fits")
             evidence.gained(f"both private keys, by the guess {guess!r}")
             return keys
     spent = (time.monotonic() - begun) / len(_GUESSES)

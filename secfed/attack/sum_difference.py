@@ -7,7 +7,7 @@ sums over different clients, only differential privacy answers, and the threat m
 from __future__ import annotations
 
 from secfed.attack.course import Course, told_of
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Report
 from secfed.attack.loot import judge, judge_difference, openable
 from secfed.attack.venue import Venue
 from secfed.rounds.exchange import Answer, Ask
@@ -16,11 +16,11 @@ from secfed.secagg.messages import ConfirmRequest, Phase
 __all__ = ["run"]
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """Two jobs, one after the other; the second leaves the first site out."""
-    evidence = Evidence()
+    evidence = report.part("the same vectors without one")
     with venue.arena() as arena:
-        arena.begin(evidence)
+        arena.begin(report)
         first, second = (
             (job, arena.round(job)) for job in (arena.job("sum-of-all"), arena.job("sum-without-one"))
         )
@@ -40,4 +40,3 @@ def run(venue: Venue) -> Finding:
         smaller = [each for each in openable(course) if each.true]
         evidence.saw(f"opened without {arena.honest[0]}: {'a sum' if smaller else 'nothing'}")
         judge_difference(evidence, course, larger, smaller, arena.people.roster.min_cohort)
-    return evidence.finding

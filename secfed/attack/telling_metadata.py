@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from secfed.attack.clients import UPDATE_FILE
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.tape import Tape, compare, taped
 from secfed.attack.town import ARRAY, BOUND, LENGTH, Town
 from secfed.attack.venue import Venue
@@ -28,9 +28,9 @@ __all__ = ["run"]
 _CAP = 200
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """The same round, in pairs, with other data at one site."""
-    evidence = Evidence()
+    evidence = report.part("zeros, and a vector at the bound")
     signs = np.random.default_rng().choice([-1.0, 1.0], LENGTH)
     evidence.saw(f"the one: zeros of weight 1; the other: at the bound everywhere, of weight {_CAP}")
     compare(
@@ -38,7 +38,6 @@ def run(venue: Venue) -> Finding:
         lambda: _round(venue, np.zeros(LENGTH), 1, evidence),
         lambda: _round(venue, signs * BOUND / _CAP, _CAP, evidence),
     )
-    return evidence.finding
 
 
 def _round(venue: Venue, values: NDArray[np.float64], weight: int, evidence: Evidence) -> Tape:

@@ -125,7 +125,11 @@ class Town:
         build = self.victims.aggregator
         if build is None:
             self.aggregator = AggregatorProcess(
-                self.people, passphrase=self.secret, log_level=log_level, extra=extra
+                self.people,
+                passphrase=self.secret,
+                log_level=log_level,
+                extra=extra,
+                program=self.victims.program,
             )
         else:
             self.aggregator = AggregatorThread(self.people, build)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from secfed.attack.arena import Arena
 from secfed.attack.course import Course, told_of
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Report
 from secfed.attack.loot import judge
 from secfed.attack.venue import Venue
 from secfed.ids import MemberIndex
@@ -21,16 +21,16 @@ from secfed.secagg.messages import ConfirmRequest, Phase
 __all__ = ["attack", "run"]
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """At n = 5, where one accomplice is tolerated."""
     with venue.arena(5) as arena:
-        return attack(arena)
+        attack(arena, report)
 
 
-def attack(arena: Arena) -> Finding:
+def attack(arena: Arena, report: Report) -> None:
     """At any n."""
-    evidence = Evidence()
-    job, round_ = arena.open_round(evidence)
+    evidence = report.part("a set for each half")
+    job, round_ = arena.open_round(report)
     course = Course(arena, job, round_)
     course.play(Phase.CONFIRM)
     half = len(course.victims) // 2
@@ -49,7 +49,6 @@ def attack(arena: Arena) -> Finding:
         heard = course.unmask(survivors, asked)
         evidence.saw(told_of(f"shares for {_named(course, survivors)}", heard))
     judge(evidence, course)
-    return evidence.finding
 
 
 def _named(course: Course, survivors: tuple[MemberIndex, ...]) -> str:

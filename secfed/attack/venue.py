@@ -9,6 +9,7 @@ from pathlib import Path
 
 from secfed.attack.arena import Arena
 from secfed.attack.clients import Victims
+from secfed.identity.roster import DEFAULT_MIN_COHORT
 
 __all__ = ["Venue"]
 
@@ -31,19 +32,31 @@ class Venue:
     processes: bool = True
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def arena(self, sites: int = 5, *, corrupt: int | None = None, training: bool = False) -> Arena:
+    def arena(
+        self,
+        sites: int = 5,
+        *,
+        corrupt: int | None = None,
+        min_cohort: int = DEFAULT_MIN_COHORT,
+        training: bool = False,
+        near_bound: bool = False,
+    ) -> Arena:
         """A new federation.
 
         Args:
             sites: Clients; the last A of them are the adversary's.
             corrupt: A; None for the roster's default.
+            min_cohort: Of the roster: fewest members whose sum may be opened.
             training: Its jobs train on a base adapter, and sites push updates made elsewhere.
+            near_bound: Every coordinate is close to the most that the grid carries.
         """
         return Arena(
             self.root / f"arena-{next(self._numbers)}",
             sites,
             corrupt=corrupt,
+            min_cohort=min_cohort,
             training=training,
+            near_bound=near_bound,
             victims=self.victims,
             processes=self.processes and sites <= _PROCESSES_MAX,
         )

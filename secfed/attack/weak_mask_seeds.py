@@ -1,9 +1,11 @@
 """Weak mask seeds: keys that can be guessed, chosen by a peer, or that come twice.
 
 The adversary tries what has been found in the field: generators with few bits of seed (a
-Mersenne Twister seeded with a small number), keys of zeros or of one byte; it hands a member
-keys under which their common secret would be known to everybody; and it compares two attempts,
-in which the same vector travels under what must be fresh masks.
+Mersenne Twister seeded with a small number), keys of zeros or of one byte; it compares two attempts,
+in which the same vector travels under what must be fresh masks; and it hands a member keys of low
+order, under which one half of their common secret would be known to everybody, and the member's
+own. What an accomplice shares with it the adversary knows anyway: of these two it is judged
+whether the member deals its shares under such a key.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ from functools import partial
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from secfed.attack.course import Course, told_of
-from secfed.attack.finding import Evidence, Finding
-from secfed.attack.loot import Edge, judge_sums, openable
+from secfed.attack.arena import Arena
+from secfed.attack.course import Course, accepted, told_of
+from secfed.attack.finding import Evidence, Report
+from secfed.attack.loot import Edge, judge_accepted, judge_sums, openable
 from secfed.attack.venue import Venue
 from secfed.crypto import agreement
 from secfed.crypto.labels import Label
 from secfed.encoding import ring
 from secfed.ids import MemberIndex
+from secfed.rounds.proposal import JobProposal
 from secfed.secagg import derive
 from secfed.secagg.messages import Advert, Adverts, Phase
 
@@ -42,27 +46,29 @@ Draw = Callable[[int], bytes]
 """A source of bytes, from its beginning."""
 
 
-def run(venue: Venue) -> Finding:
-    """Guess every member's keys in two attempts; then offer a member keys that serve nobody."""
-    evidence = Evidence()
+def run(venue: Venue, report: Report) -> None:
+    """Compare two attempts, guess everybody's keys in a third, and offer a member keys that serve nobody."""
     guesses = dict(_guesses())
-    evidence.saw(f"{len(guesses)} keys were worked out that a poor generator would draw")
+    report.saw(f"{len(guesses)} keys were worked out that a poor generator would draw")
     with venue.arena() as arena:
-        arena.begin(evidence)
+        arena.begin(report)
         job = arena.job()
-        round_ = arena.round(job)
-        courses = []
-        for number, until in ((1, Phase.CONFIRM), (2, Phase.DONE)):
-            arena.make_ready(job, round_)
-            courses.append(Course(arena, job, round_, attempt=number))
-            courses[-1].play(until)
-            _guess(evidence, courses[-1], guesses)
-        _compare(evidence, *courses)
-        round_ = arena.round(job, 2)
-        for number, part in enumerate(("of low order", "reflected"), 1):
-            arena.make_ready(job, round_)
-            _offer(evidence, Course(arena, job, round_, attempt=number), part)
-    return evidence.finding
+        _compare(report.part("masks that serve twice"), *_play(arena, job, 1, (Phase.CONFIRM, Phase.CONFIRM)))
+        (course,) = _play(arena, job, 2, (Phase.DONE,))
+        _guess(report.part("keys that are guessed"), course, guesses)
+        early = _play(arena, job, 3, (Phase.ADVERTISE, Phase.ADVERTISE))
+        for part, course in zip(("a key of low order", "a reflected key"), early, strict=True):
+            _offer(report.part(part), course, part)
+
+
+def _play(arena: Arena, job: JobProposal, number: int, phases: tuple[Phase, ...]) -> Iterator[Course]:
+    """Attempts of one round, one after the other, each until its phase."""
+    round_ = arena.round(job, number)
+    for attempt, until in enumerate(phases, 1):
+        arena.make_ready(job, round_)
+        course = Course(arena, job, round_, attempt=attempt)
+        course.play(until)
+        yield course
 
 
 # -- keys that can be guessed ------------------------------------------------------------------
@@ -95,7 +101,7 @@ def _guess(evidence: Evidence, course: Course, guesses: Mapping[bytes, Callable[
         found = guesses.get(_advert(course, member).x25519)
         if found is not None:
             keys[member] = agreement.KeyPair.generate(found())
-    evidence.saw(f"attempt {course.manifest.attempt}: {len(keys)} of {len(course.victims)} keys guessed")
+    evidence.saw(f"{len(keys)} of {len(course.victims)} keys guessed")
     known = {Edge({low, high}): mask for low, high, mask in _masks(course, keys)}
     judge_sums(evidence, course, openable(course, known=known), course.params)
 
@@ -143,7 +149,14 @@ def _offer(evidence: Evidence, course: Course, part: str) -> None:
     course.play(Phase.ENCAPSULATE)
     victim, (place, accomplice) = course.victims[0], *course.played.items()
     own, theirs = _advert(course, place), _advert(course, victim)
-    bad = replace(own, x25519=bytes(_KEY_BYTES)) if part == "of low order" else theirs
+    bad = replace(own, x25519=bytes(_KEY_BYTES)) if part == "a key of low order" else theirs
     statement = accomplice.attempt.sign(Label.SIGN_ADVERT, course.codec.encode(bad))
-    adverts = Adverts(tuple(sorted((course.adverts | {place: statement}).items())))
-    evidence.saw(told_of(f"an accomplice's keys, {part}", course.ask({victim: adverts})))
+    shown = Adverts(tuple(sorted((course.adverts | {place: statement}).items())))
+    honest = dict.fromkeys(course.members, course.adverts_from(course.members))
+    heard = course.ask(honest | {victim: shown})
+    took = {course.site(victim): heard[course.site(victim)]}
+    evidence.saw(told_of(f"adverts, {part} among them", took))
+    if accepted(took):
+        took = course.ask({victim: course.lists_for(victim, course.members)})
+        evidence.saw(told_of("ciphertexts, to agree on secrets with", took))
+        judge_accepted(evidence, took, f"{part} to agree on a secret with")

@@ -13,16 +13,18 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from secfed.attack.clients import Victims
+from safetensors.numpy import save_file
+
+from secfed.attack.clients import UPDATE_FILE, Victims
 from secfed.attack.course import told_of
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.people import ADMIN, AGGREGATOR
-from secfed.attack.town import BITS, Town
+from secfed.attack.town import ARRAY, BITS, Town
 from secfed.attack.venue import Venue
 from secfed.crypto.labels import Label
 from secfed.errors import NetworkError
 from secfed.identity import signed
-from secfed.ids import NO_DIGEST, ClientId, Digest, RoundId
+from secfed.ids import NO_DIGEST, ClientId, Digest, JobId, RoundId
 from secfed.rounds.admission import Site
 from secfed.rounds.contribution import Contribution, ContributionStore, Encoded
 from secfed.rounds.exchange import JobState, Offer, Ready
@@ -43,13 +45,11 @@ _IN_THE_SUM = "the sum could not be opened"
 """What becomes of every member of the cohort of such a round."""
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """A client's weight, an honest site's own, and an admin's cap."""
-    evidence = Evidence()
     with Town(venue, sites=4) as town:
-        _claim(town, evidence)
-    _plan_beyond_the_grid(venue, evidence)
-    return evidence.finding
+        _claim(town, report.part("a corrupt site's weight"), report.part("an honest site's weight"))
+    _plan_beyond_the_grid(venue, report.part("a cap beyond the grid"))
 
 
 # -- weights -----------------------------------------------------------------------------------
@@ -65,14 +65,13 @@ class _Heavy(ContributionStore):
         return super().save(round_id, round_plan, replace(encoded, words=words))
 
 
-def _claim(town: Town, evidence: Evidence) -> None:
+def _claim(town: Town, evidence: Evidence, own: Evidence) -> None:
     """Three sites make the cohort, one of them corrupt; the fourth was given too much weight."""
     *honest, corrupt, misled = town.people.sites
-    for site in town.people.sites:
-        town.vector(site)
+    vectors = {site: town.vector(site) for site in town.people.sites}
+    small = vectors[misled] / (2 * _CAP)  # within the bound when it is weighted
+    save_file({ARRAY: small}, town.people.home(misled) / UPDATE_FILE)
     job = town.start_job("sum", weights="declared", weight_cap=_CAP)
-    for site in honest:
-        town.client(site)
     folder = town.people.home(corrupt) / "heavy"
 
     def heavy(site: Site) -> Site:
@@ -81,13 +80,17 @@ def _claim(town: Town, evidence: Evidence) -> None:
     def overweight(_site: ClientId, update: Path) -> VectorContributor:
         return VectorContributor(update, weight=_CAP + 1)
 
-    town.client(corrupt, Victims(site=heavy))
     town.client(misled, replace(town.victims, contributor=overweight))
+    town.until(lambda: _answered(town, misled), f"an answer of {misled} to the offer")
+    for site in honest:
+        town.client(site)
+    town.client(corrupt, Victims(site=heavy))
     state = town.ended(job)
     found = town.published(job)
     if found is None:
         evidence.saw(f"{corrupt} claims the weight {_OVER}, of {_CAP} at most: {_abort(state, corrupt)}")
     elif corrupt in found.manifest["included"] and found.manifest["weight_sum"] >= _OVER:
+        evidence.saw(f"{corrupt} claims the weight {_OVER}, of {_CAP} at most: the mean is published")
         evidence.gained(
             f"a published mean over {found.manifest['included']} in which its own weight is {_OVER} of "
             f"{found.manifest['weight_sum']}"
@@ -96,9 +99,19 @@ def _claim(town: Town, evidence: Evidence) -> None:
         raise NetworkError(f"a sum was published without the weight of {corrupt}: this proves nothing")
     for ended in state.history:
         if misled in ended.included:
-            evidence.gained(f"the weight {_CAP + 1} of an honest site in a published sum")
+            own.saw(f"{misled}, which its operator gave the weight {_CAP + 1}, is in the sum")
+            own.gained(f"the weight {_CAP + 1} of an honest site in a published sum")
+            continue
         why = dict(ended.dropped).get(misled, "it was not asked")
-        evidence.saw(f"{misled}, which its operator gave the weight {_CAP + 1}, is not in it: {why}")
+        own.saw(f"{misled}, which its operator gave the weight {_CAP + 1}, is not in the sum: {why}")
+
+
+def _answered(town: Town, site: ClientId) -> bool:
+    """Whether it is ready for the round, or has declined it."""
+    return any(
+        member.site == site and member.state in ("ready", "declined")
+        for member in town.job_state(JobId("sum")).members
+    )
 
 
 def _abort(state: JobState, corrupt: ClientId) -> str:
@@ -142,7 +155,6 @@ def _plan_beyond_the_grid(venue: Venue, evidence: Evidence) -> None:
         offer = Offer(signed.sign_text(keys[ADMIN].signing, Label.SIGN_JOB_PLAN, forged), round_.text)
         said = arena.hostile.tell(site, offer)
         words = f"a cap of {_OVER + 1} on a grid of {BITS} bits"
+        evidence.saw(told_of(f"a plan with {words}", {site: said}))
         if isinstance(said, Ready):
             evidence.gained(f"a site that is ready for a job with {words}")
-        else:
-            evidence.saw(told_of(f"a plan with {words}", {site: said}))

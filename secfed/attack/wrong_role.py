@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from secfed.attack.finding import Evidence, Finding
+from secfed.attack.finding import Evidence, Report
 from secfed.attack.people import ADMIN, AGGREGATOR, AUDITOR
 from secfed.attack.town import Refusal, Town
 from secfed.attack.venue import Venue
@@ -39,30 +39,32 @@ _PROMISED: dict[str, frozenset[str]] = {
 _JOB, _COUP = JobId("sum"), JobId("coup")
 
 
-def run(venue: Venue) -> Finding:
+def run(venue: Venue, report: Report) -> None:
     """Make every call that a role is not promised, and look at what came of it."""
-    evidence = Evidence()
     with Town(venue) as town:
         town.start_job(_JOB)
-        callers = _callers(town)
-        for role, keys in callers.items():
-            refusals: dict[str, list[str]] = {}
-            for method in service.METHODS:
-                if method in _PROMISED[role]:
-                    continue
-                told = town.call(keys, method, _body(town, method))
-                if isinstance(told, Refusal):
-                    kind = f"{told.code.name} {type(told.error).__name__}"
-                    refusals.setdefault(kind, []).append(method)
-                    if not _at_the_door(told):
-                        evidence.gained(f"a way past the role of {role} in {method}: {told}")
-                else:
-                    evidence.gained(f"an answer to {method} with the key of a {role}")
-            for kind, methods in refusals.items():
-                evidence.saw(f"{role}: {', '.join(methods)}: {kind}")
-        _impersonate(town, evidence)
-        _look_at_jobs(town, evidence)
-    return evidence.finding
+        for role, keys in _callers(town).items():
+            _call_all(town, role, keys, report.part(role))
+        _impersonate(town, report.part("another's name"))
+
+
+def _call_all(town: Town, role: str, keys: MemberKeys, evidence: Evidence) -> None:
+    """All calls that this role is not promised."""
+    refusals: dict[str, list[str]] = {}
+    before = _jobs(town)
+    for method in service.METHODS:
+        if method in _PROMISED[role]:
+            continue
+        told = town.call(keys, method, _body(town, method))
+        kind = f"{told.code.name} {type(told.error).__name__}" if isinstance(told, Refusal) else "answered"
+        refusals.setdefault(kind, []).append(method)
+        if not isinstance(told, Refusal):
+            evidence.gained(f"an answer to {method} with the key of a {role}")
+        elif not _at_the_door(told):
+            evidence.gained(f"a way past the role of {role} in {method}: {told}")
+    for kind, methods in refusals.items():
+        evidence.saw(f"{', '.join(methods)}: {kind}")
+    _look_at_jobs(town, before, evidence)
 
 
 def _callers(town: Town) -> dict[str, MemberKeys]:
@@ -115,19 +117,24 @@ def _impersonate(town: Town, evidence: Evidence) -> None:
     )
     for method in ("StartJob", "ControlJob", GREETING):
         told = town.call(borrowed, method, _body(town, method))
-        if isinstance(told, Refusal):
-            evidence.saw(f"{site.site} in the name of {admin.site}: {method}: {told}")
-        else:
+        words = str(told) if isinstance(told, Refusal) else "answered"
+        evidence.saw(f"{site.site} in the name of {admin.site}: {method}: {words}")
+        if not isinstance(told, Refusal):
             evidence.gained(f"an answer to {method} in the name of {admin.site}")
 
 
-def _look_at_jobs(town: Town, evidence: Evidence) -> None:
-    """What the calls changed, as an auditor sees it."""
+def _jobs(town: Town) -> dict[JobId, str]:
+    """How all jobs stand, as an auditor sees it."""
     with town.connect(AUDITOR) as auditor:
-        jobs = {job.job: job.state for job in auditor.status().jobs}
-    if _COUP in jobs:
-        evidence.gained(f"a job that no admin started: {_COUP} is {jobs[_COUP]}")
-    if jobs[_JOB] != "running":
-        evidence.gained(f"a job that no admin stopped: {_JOB} is {jobs[_JOB]}")
-    if jobs == {_JOB: "running"}:
-        evidence.saw("afterwards the one job of the honest admin runs as before")
+        return {job.job: job.state for job in auditor.status().jobs}
+
+
+def _look_at_jobs(town: Town, before: dict[JobId, str], evidence: Evidence) -> None:
+    """What the calls changed."""
+    after = _jobs(town)
+    if after == before:
+        evidence.saw("afterwards the jobs stand as before")
+    elif _COUP not in before and _COUP in after:
+        evidence.gained(f"a job that no admin started: {_COUP} is {after[_COUP]}")
+    if after[_JOB] != before[_JOB]:
+        evidence.gained(f"a job that no admin stopped: {_JOB} is {after[_JOB]}")

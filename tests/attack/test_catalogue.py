@@ -13,20 +13,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from gains import GAINS
+from weakened import WEAKENED
+from weaker import WEAKER
 
 import secfed.attack
 from secfed.attack.catalogue import ROWS, find
-from secfed.attack.finding import Evidence, Finding, Verdict
+from secfed.attack.finding import Finding, Part, Report, Verdict
 from secfed.attack.venue import Venue
 from secfed.cli import main
 from secfed.errors import AttackSucceededError, ConfigError, NetworkError
 
 ROW = find("double-unmask")
 
-Run = Callable[[Venue], Finding]
+Run = Callable[[Venue, Report], None]
 
 PATIENCE_S = 180
 
@@ -39,6 +41,10 @@ def carry_out(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str
     code = main.run(["attack", *words])
     said = capsys.readouterr()
     return code, said.out, said.err
+
+
+def fail(_venue: Venue, _report: Report) -> None:
+    raise NetworkError("site-0 said nothing")
 
 
 @pytest.fixture
@@ -63,12 +69,52 @@ def test_an_unknown_name_is_refused() -> None:
         find("nothing")
 
 
+def test_every_part_of_every_attack_is_shown_to_succeed() -> None:
+    """What each gains is looked for against weakened victims of all rows; so no part is only watched."""
+    assert {name: tuple(parts) for name, parts in GAINS.items()} == {row.name: row.parts for row in ROWS}
+    assert all(gains for parts in GAINS.values() for gains in parts.values())
+    weakened = [*WEAKENED, *WEAKER, "leaked-secrets"]
+    assert sorted(weakened) == sorted(row.name for row in ROWS)
+
+
 def test_the_verdict_follows_from_what_is_held() -> None:
-    evidence = Evidence()
-    evidence.saw("a fact")
-    assert evidence.finding == Finding(Verdict.DEFENDED, ("a fact",))
-    evidence.gained("a vector")
-    assert evidence.finding == Finding(Verdict.BROKEN, ("a fact", "the adversary holds a vector"))
+    report = Report(("one", "other"))
+    report.saw("a setting")
+    report.part("one").saw("a fact")
+    report.part("other").saw("another")
+    held = Part("one", Verdict.DEFENDED, ("a fact",), ())
+    other = Part("other", Verdict.DEFENDED, ("another",), ())
+    assert report.finding == Finding(Verdict.DEFENDED, ("a setting",), (held, other))
+    report.part("other").gained("a vector")
+    broken = Part("other", Verdict.BROKEN, ("another",), ("a vector",))
+    assert report.finding == Finding(Verdict.BROKEN, ("a setting",), (held, broken))
+    assert report.finding.evidence == (
+        "a setting",
+        "DEFENDED   one",
+        "  a fact",
+        "BROKEN     other",
+        "  another",
+        "  the adversary holds a vector",
+    )
+
+
+def test_a_part_that_was_not_carried_out_is_no_defence() -> None:
+    report = Report(("one", "other"))
+    report.part("one").saw("a fact")
+    with pytest.raises(ValueError, match="not carried out: other"):
+        _ = report.finding
+    report.part("other")
+    with pytest.raises(ValueError, match="not carried out: other"):
+        _ = report.finding
+    with pytest.raises(ValueError, match="no part 'third'"):
+        report.part("third")
+
+
+def test_what_is_not_built_is_never_called_defended() -> None:
+    report = Report(("one",), Verdict.NOT_BUILT)
+    report.part("one").saw("a fact")
+    assert report.finding.verdict is Verdict.NOT_BUILT
+    assert report.finding.evidence == ("NOT BUILT  one", "  a fact")
 
 
 def test_the_list_names_every_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,25 +137,35 @@ def test_a_row_that_holds_ends_with_code_0(disk: Path, capsys: pytest.CaptureFix
 def test_a_row_that_is_broken_ends_with_its_own_code(
     instead: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    instead(lambda _venue: Finding(Verdict.BROKEN, ("the adversary holds a vector",)))
+    def gain(_venue: Venue, report: Report) -> None:
+        for name in ROW.parts:
+            report.part(name).saw("a fact")
+        report.part(ROW.parts[-1]).gained("a vector")
+
+    instead(gain)
     code, out, err = carry_out(capsys, ROW.name)
     assert code == AttackSucceededError.exit_code != 0
-    assert out.splitlines()[1].strip() == "the adversary holds a vector"
+    told = [line.strip() for line in out.splitlines()[1:]]
+    assert told == [
+        f"DEFENDED   {ROW.parts[0]}",
+        "a fact",
+        f"BROKEN     {ROW.parts[1]}",
+        "a fact",
+        "the adversary holds a vector",
+    ]
     assert f"1 of 1 attacks succeeded: {ROW.name}" in err
     code, out, _ = carry_out(capsys, ROW.name, "--json")
     assert code == AttackSucceededError.exit_code
     document = json.loads(out)
     assert document["broken"] == [ROW.name]
     (row,) = document["rows"]
-    assert (row["verdict"], row["evidence"]) == ("BROKEN", ["the adversary holds a vector"])
+    assert row["verdict"] == "BROKEN"
+    assert [line.strip() for line in row["evidence"]] == told
 
 
 def test_an_attack_that_came_to_no_end_is_no_defence(
     instead: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_venue: Any) -> Finding:
-        raise NetworkError("site-0 said nothing")
-
     instead(fail)
     code, out, err = carry_out(capsys, ROW.name)
     assert code == NetworkError.exit_code
@@ -122,12 +178,12 @@ def test_an_attack_that_came_to_no_end_is_no_defence(
 def test_of_several_rows_each_is_told_while_the_document_is_awaited(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_venue: Any) -> Finding:
-        raise NetworkError("site-0 said nothing")
+    def hold(_venue: Venue, report: Report) -> None:
+        report.part(held.parts[0]).saw("a fact")
 
     held = find("second-attempt")
     monkeypatch.setattr("secfed.attack.double_unmask.run", fail)
-    monkeypatch.setattr("secfed.attack.second_attempt.run", lambda _: Finding(Verdict.DEFENDED, ("a fact",)))
+    monkeypatch.setattr("secfed.attack.second_attempt.run", hold)
     monkeypatch.setattr("secfed.attack.catalogue.ROWS", (ROW, held))
     code, out, err = carry_out(capsys, "all", "--json")
     assert code == NetworkError.exit_code

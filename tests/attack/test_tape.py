@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from secfed.attack.finding import Evidence, Verdict
+from secfed.attack.finding import Evidence
 from secfed.attack.tape import Tape, compare
 from secfed.errors import NetworkError
 
@@ -32,7 +32,7 @@ def like(*sizes: tuple[str, int]) -> Callable[[], Tape]:
 def test_alike() -> None:
     evidence = Evidence()
     compare(evidence, like(PLAIN), like(PLAIN))
-    assert evidence.finding.verdict is Verdict.DEFENDED
+    assert evidence.gains == []
     assert evidence.facts[-1] == "message by message the same calls and the same sizes"
 
 
@@ -41,14 +41,14 @@ def test_a_leak_in_every_second_round_counts() -> None:
     evidence = Evidence()
     leaky = kind(tape(PLAIN, MORE) if n % 2 else tape(PLAIN) for n in itertools.count())
     compare(evidence, like(PLAIN), leaky)
-    assert evidence.finding.verdict is Verdict.BROKEN
+    assert len(evidence.gains) == 1
     assert "message 2: Exchange of 999 bytes, and nothing of 0" in evidence.gains[0]
 
 
 def test_a_leak_that_is_another_one_each_time_counts() -> None:
     evidence = Evidence()
     compare(evidence, like(PLAIN), kind(tape(("Exchange", 400 + n)) for n in itertools.count()))
-    assert evidence.finding.verdict is Verdict.BROKEN
+    assert len(evidence.gains) == 1
 
 
 def test_what_both_kinds_have_is_the_pace() -> None:
@@ -56,13 +56,13 @@ def test_what_both_kinds_have_is_the_pace() -> None:
     one = kind(itertools.cycle([tape(PLAIN), tape(PLAIN, MORE), tape(PLAIN)]))
     other = kind(itertools.cycle([tape(PLAIN, MORE), tape(PLAIN), tape(PLAIN, MORE)]))
     compare(evidence, one, other)
-    assert evidence.finding.verdict is Verdict.DEFENDED
+    assert evidence.gains == []
 
 
 def test_what_came_up_once_is_chance_and_is_said() -> None:
     evidence = Evidence()
     compare(evidence, like(PLAIN), kind([tape(PLAIN, MORE), *(tape(PLAIN) for _ in range(5))]))
-    assert evidence.finding.verdict is Verdict.DEFENDED
+    assert evidence.gains == []
     assert evidence.facts[-1].startswith("in a single round, which is chance: message 2")
 
 
@@ -70,7 +70,7 @@ def test_disturbed_rounds_say_nothing() -> None:
     evidence = Evidence()
     one = [tape(PLAIN, MORE, disturbed=True), tape(PLAIN), tape(PLAIN)]
     compare(evidence, kind(one), like(PLAIN))
-    assert evidence.finding.verdict is Verdict.DEFENDED
+    assert evidence.gains == []
 
 
 def test_disturbed_rounds_are_made_up_for() -> None:

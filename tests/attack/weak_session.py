@@ -1,9 +1,12 @@
-"""A client whose steps a subclass may take in another way: what the weakened clients are made of."""
+"""What weakened victims are made of: a client whose steps a subclass may take in another way, and places.
+
+A class that no `Victims` takes is put into its module's place for the test, and so are a few functions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from secfed.attack.clients import Victims
@@ -16,6 +19,14 @@ from secfed.secagg.manifest import Terms
 from secfed.secagg.messages import OpenAttempt, OutcomeNotice, VoidNotice
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Weaker:
+    """Victims of one row, without any defence that it names, and what is put into whose place beside them."""
+
+    victims: Victims = field(default_factory=Victims)
+    places: tuple[tuple[Any, str, Any], ...] = ()
 
 
 def recast(kind: type[T], value: Any, **changes: Any) -> T:
@@ -32,6 +43,7 @@ class WeakSession(ClientSession):
         if isinstance(request, OpenAttempt | VoidNotice | OutcomeNotice):
             return super().receive(request)
         self._state, reply = self.advance(self._state, request)
+        self._answered = None
         return reply
 
     def advance(self, state, request):
@@ -58,6 +70,6 @@ class WeakRounds(ClientRounds):
         self._session = self.session()
 
 
-def with_session(session: type[ClientSession]) -> Victims:
+def with_session(session: type[ClientSession], rounds: type[WeakRounds] = WeakRounds) -> Victims:
     """Clients with this session and nothing else changed."""
-    return Victims(rounds=type("Rounds", (WeakRounds,), {"session": session}))
+    return Victims(rounds=type("Rounds", (rounds,), {"session": session}))

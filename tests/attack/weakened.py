@@ -6,6 +6,7 @@ DEFENDED against the real one, was stopped by what the subclass leaves out.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,27 +14,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from weak_session import WeakRounds, WeakSession, recast, with_session
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from weak_session import Weaker, WeakRounds, WeakSession, recast, with_session
 
 from secfed.attack.clients import Victims
+from secfed.crypto import agreement
 from secfed.crypto.labels import Label
+from secfed.encoding import ring
 from secfed.encoding.fixedpoint import word_bits
 from secfed.ids import ClientId, Digest, MemberIndex
 from secfed.privacy.events import NonPrivate
-from secfed.rounds.admission import Site
+from secfed.rounds.admission import Admission, Site
 from secfed.rounds.client import ClientRounds
 from secfed.rounds.exchange import Ask
 from secfed.rounds.ports import Update
 from secfed.rounds.vector import REASON, VectorContributor
-from secfed.secagg import states
+from secfed.secagg import derive, masking, states, transcript
 from secfed.secagg.attempt import Attempt, Membership
 from secfed.secagg.client import ClientSession
 from secfed.secagg.manifest import Manifest, Terms
 from secfed.secagg.messages import (
+    Adverts,
     Bundles,
     Ciphertexts,
     Confirm,
     ConfirmRequest,
+    MaskedStatement,
+    MaskedUpdate,
     RecoveryKeyShare,
     SelfMaskShare,
     ShareAnswers,
@@ -42,16 +49,15 @@ from secfed.secagg.messages import (
 )
 from secfed.secagg.params import Params
 from secfed.secagg.record import ClientRecord
-from secfed.transport.client import Connection
 from secfed.wire import strict, sums
 from secfed.wire.pb import sum_pb2 as pb
 
 # -- survivor sets and shares ------------------------------------------------------------------
 
 
-def sign_set(masked: states.Masked, survivors: tuple[MemberIndex, ...], transcript: Digest) -> SignedReply:
+def sign_set(masked: states.Masked, survivors: tuple[MemberIndex, ...], view: Digest) -> SignedReply:
     a = masked.attempt
-    return SignedReply(a.sign(Label.SIGN_CONFIRM, a.us.codec.encode(Confirm(transcript, survivors))))
+    return SignedReply(a.sign(Label.SIGN_CONFIRM, a.us.codec.encode(Confirm(view, survivors))))
 
 
 def give_shares(masked: states.Masked, survivors: tuple[MemberIndex, ...]) -> SignedReply:
@@ -75,8 +81,19 @@ class SignsEverySet(WeakSession):
         return super().advance(state, request)
 
 
+def lowered(state: Any, most: int) -> Any:
+    """The same state, with a threshold that so many neighbours can meet."""
+    params = replace(state.attempt.params, threshold=min(most, state.attempt.params.threshold))
+    return replace(state, attempt=replace(state.attempt, params=params))
+
+
 class AnswersEveryList(WeakSession):
-    """Double unmask: one set is signed, and shares are given for any."""
+    """Double unmask: one set is signed, shares are given for any, and two of them open a secret."""
+
+    def _open(self, request):
+        state, reply = super()._open(request)
+        params = replace(state.attempt.params, threshold=2)
+        return replace(state, attempt=replace(state.attempt, params=params)), reply
 
     def advance(self, state, request):
         if isinstance(state, states.Confirmed) and isinstance(request, UnmaskRequest):
@@ -107,19 +124,25 @@ class Uncounting(Attempt):
 
 
 class CountsAgain(WeakSession):
-    """Repeated ids: a signature counts as often as it is shown."""
+    """Repeated ids: an advert, a survivor and a signature count as often as they are shown."""
 
     attempt = Uncounting
 
+    def advance(self, state, request):
+        match state, request:
+            case states.Advertised(), Adverts():
+                state = lowered(state, len({member for member, _ in request.adverts} - {state.attempt.me}))
+            case states.Masked(), ConfirmRequest() if len(request.survivors) >= state.attempt.params.floor:
+                reply = sign_set(state, request.survivors, state.transcript)
+                return states.Confirmed(state, request.survivors, reply.statement.statement), reply
+        return super().advance(state, request)
 
-class LaxConnection(Connection):
-    """Repeated ids: lists of requests are parsed without a look at their order."""
 
-    def exchange(self, said):
-        return lax_told(self._call("Exchange", sums.encode_said(said), within_s=45))
+decode_told = sums.decode_told
 
 
 def lax_told(data):
+    """Repeated ids: lists of requests are parsed without a look at their order."""
     message = pb.Told()
     message.ParseFromString(data)
     match message.ask.WhichOneof("request"):
@@ -133,7 +156,7 @@ def lax_told(data):
         case "unmask":
             signatures = tuple((each.member, each.signature) for each in message.ask.unmask.signatures)
             return Ask(message.ask.attempt, UnmaskRequest(tuple(message.ask.unmask.survivors), signatures))
-    return sums.decode_told(data)
+    return decode_told(data)
 
 
 # -- who is there ------------------------------------------------------------------------------
@@ -230,15 +253,58 @@ class CountsTheCrowd(WeakSession):
     def advance(self, state, request):
         match state, request:
             case states.Encapsulated(), Ciphertexts():
-                few = min(state.attempt.params.threshold, len(request.lists))
-                params = replace(state.attempt.params, threshold=few)
-                state = replace(state, attempt=replace(state.attempt, params=params))
+                state = lowered(state, len(request.lists))
             case states.Shared(), Bundles():
                 known = tuple(item for item in request.bundles if item.sender in state.edges and item.own)
-                params = replace(state.attempt.params, threshold=min(len(known), 1))
-                state = replace(state, attempt=replace(state.attempt, params=params))
-                request = Bundles(known)
+                masked, reply = lowered(state, min(len(known), 1)).mask(replace(request, bundles=known))
+                return self.with_crowd(state, masked, request), reply
         return super().advance(state, request)
+
+    def with_crowd(self, state, masked, request):
+        """As if all whose bundles were shown were in the share set."""
+        if state.attempt.params.on_ring:
+            return masked
+        shown = {item.sender: item.index.statement for item in request.bundles}
+        seen = shown | {state.attempt.me: state.statement}
+        t = transcript.transcript(state.attempt.h, state.seen_adverts, state.seen_lists, seen)
+        return replace(masked, transcript=t, share_set=frozenset(shown))
+
+
+class AnyNeighbours(Trusting):
+    """Neighbours are whose adverts are shown, whoever signed them, and no digest is held against anything."""
+
+    __slots__ = ()
+
+    def neighbours(self, adverts):
+        return tuple(member for member in sorted(adverts) if member != self.me)
+
+    def entries(self, own, listed, allowed):
+        del listed, allowed
+        return own
+
+
+class TakesAnyGraph(SignsEverySet, CountsTheCrowd):
+    """A graph the aggregator chose: neighbours are who is shown, with a threshold and signatures to match."""
+
+    attempt = AnyNeighbours
+
+    def advance(self, state, request):
+        if isinstance(state, states.Advertised) and isinstance(request, Adverts):
+            state = lowered(state, sum(member != state.attempt.me for member, _ in request.adverts))
+        return super().advance(state, request)
+
+
+class AnyPlan(Admission):
+    """Fewer survivors than the noise was sized for: no plan is held against the policy."""
+
+    def _accept(self, job, event):
+        del job, event
+
+
+class AcceptsEveryPlan(ClientRounds):
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._admission = AnyPlan(site)
 
 
 # -- memory ------------------------------------------------------------------------------------
@@ -344,7 +410,49 @@ def follower(_site: ClientId, path: Path) -> Follower:
     return Follower(path)
 
 
-class SmallSeed(ClientRounds):
+class AnyKey(states.Advertised):
+    """Keys that are one's own, or another's, are as good as any."""
+
+    def _refuse_repeated_keys(self, peers):
+        del peers
+
+
+class SameMasks(WeakSession):
+    """Weak mask seeds: any key is agreed with, and a round's later attempts have the masks of its first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: dict[Any, tuple[bytes, dict[MemberIndex, bytes]]] = {}
+
+    def _open(self, request):
+        state, reply = super()._open(request)
+        return recast(AnyKey, state), reply
+
+    def advance(self, state, request):
+        following, reply = super().advance(state, request)
+        if not isinstance(state, states.Shared):
+            return following, reply
+        a, edges = state.attempt, {member: keys.mask for member, keys in state.edges.items()}
+        first = self.first.setdefault(a.manifest.round_id, (state.self_seed, edges))
+        if first == (state.self_seed, edges):
+            return following, reply
+        words = a.contribution.words()
+        masking.mask(words, me=a.me, self_seed=first[0], edge_seeds=first[1])
+        packed = ring.pack(words, a.manifest.word_bits)
+        digest = derive.vector_digest(a.h, a.me, hashlib.sha256(packed).digest())
+        statement = a.us.codec.encode(MaskedStatement(digest, len(packed), ()))
+        return following, MaskedUpdate(a.sign(Label.SIGN_MASKED, statement), packed)
+
+
+def exchange_with_any(private: Any, peer: bytes) -> bytes:
+    """X25519 that gives zeros for a key of low order."""
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(peer))
+    except ValueError:
+        return bytes(32)
+
+
+class SmallSeed(WeakRounds):
     """Weak mask seeds: a Mersenne Twister that was seeded with ten bits."""
 
     _SEEDS: Iterator[int] = iter(np.random.default_rng(7).permutation(1 << 10).tolist())
@@ -353,25 +461,30 @@ class SmallSeed(ClientRounds):
         return replace(super()._membership(now), entropy=random.Random(next(self._SEEDS)).randbytes)
 
 
-WEAKENED: dict[str, Victims] = {
-    "two-survivor-sets": with_session(SignsEverySet),
-    "two-survivor-sets-100": with_session(SignsEverySet),
-    "double-unmask": with_session(AnswersEveryList),
-    "second-attempt": Victims(rounds=ManyAttempts),
-    "swapped-keys": with_session(TrustsEveryKey),
-    "sybil-cohort": with_session(JoinsAnybody),
-    "lowered-threshold": with_session(BelievesA),
-    "repeated-ids": replace(with_session(CountsAgain), connect=LaxConnection),
-    "model-per-client": Victims(rounds=ToldDigest, contributor=follower),
-    "round-replay": with_session(MasksAgain),
-    "sum-difference": with_session(NoDifferenceRule),
-    "members-without-edge": with_session(CountsTheCrowd),
-    "forgotten-vector": Victims(rounds=ForgetsWhatLeft),
-    "modulus-wrap": with_session(BelievesWidth),
-    "weak-mask-seeds": Victims(rounds=SmallSeed),
-    "split-share-set": with_session(OneView),
+WEAKENED: dict[str, Weaker] = {
+    "two-survivor-sets": Weaker(with_session(SignsEverySet)),
+    "two-survivor-sets-100": Weaker(with_session(SignsEverySet)),
+    "double-unmask": Weaker(with_session(AnswersEveryList)),
+    "second-attempt": Weaker(Victims(rounds=ManyAttempts)),
+    "swapped-keys": Weaker(with_session(TrustsEveryKey)),
+    "sybil-cohort": Weaker(with_session(JoinsAnybody)),
+    "lowered-threshold": Weaker(with_session(BelievesA)),
+    "repeated-ids": Weaker(with_session(CountsAgain), ((sums, "decode_told", lax_told),)),
+    "model-per-client": Weaker(Victims(rounds=ToldDigest, contributor=follower)),
+    "round-replay": Weaker(replace(with_session(MasksAgain), site=forgetting_rounds)),
+    "sum-difference": Weaker(with_session(NoDifferenceRule)),
+    "members-without-edge": Weaker(with_session(CountsTheCrowd)),
+    "forgotten-vector": Weaker(Victims(rounds=ForgetsWhatLeft)),
+    "noise-shortfall": Weaker(Victims(rounds=AcceptsEveryPlan)),
+    "modulus-wrap": Weaker(with_session(BelievesWidth)),
+    "weak-mask-seeds": Weaker(
+        with_session(SameMasks, SmallSeed),
+        (
+            (agreement, "check_public", lambda _public: None),
+            (agreement, "_exchange", exchange_with_any),
+        ),
+    ),
+    "chosen-graph": Weaker(with_session(TakesAnyGraph)),
+    "split-share-set": Weaker(with_session(OneView)),
 }
 """For each row that is aimed at clients by a hostile aggregator, clients without its defences."""
-
-FORGETFUL = Victims(site=forgetting_rounds)
-"""Clients that would play a round again that has ended."""

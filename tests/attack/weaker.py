@@ -6,51 +6,54 @@ As in `weakened`, each is a subclass of the real class and serves no other end. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+import contextlib
+import json
+import os
+import pickle
+from dataclasses import fields, replace
+from pathlib import Path
 
+import grpc
 from google.protobuf.message import DecodeError
-from weakened import CountsTheCrowd, SignsEverySet, with_session
+from weak_session import Weaker, WeakSession, recast, with_session
 
-from secfed.attack import leaked_secrets
+from secfed.attack import clients as attack_clients
+from secfed.attack import stolen_key_file, weight_over_cap
 from secfed.attack.clients import Victims
+from secfed.attack.people import ADMIN
 from secfed.cli import build_aggregator
-from secfed.errors import PeerError
-from secfed.identity import keyfile
+from secfed.crypto.kdf import digest
+from secfed.crypto.labels import Label
+from secfed.errors import PeerError, RosterError
+from secfed.identity import certificate, keyfile, signed
 from secfed.identity import roster as rosters
-from secfed.identity.roles import Role
+from secfed.identity.fields import read_time
 from secfed.identity.roster import Roster
 from secfed.ids import NO_DIGEST
-from secfed.rounds.admission import Admission, Site
+from secfed.rounds import admission, contribution, proposal
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import ClientRounds
-from secfed.rounds.contribution import ContributionStore
 from secfed.rounds.exchange import Declined, Ready, Refused
 from secfed.rounds.rosters import RosterKeeper
-from secfed.secagg import collected, states
-from secfed.secagg.attempt import Attempt
-from secfed.secagg.messages import Adverts
+from secfed.rounds.vector import VectorContributor
+from secfed.secagg import collected, derive, states
+from secfed.secagg.derive import HeldShares
 from secfed.secagg.opening import Shares
 from secfed.store import files
 from secfed.transport import daemon
-from secfed.transport.client import Connection
-from secfed.transport.hello import HelloGate
+from secfed.transport.hello import Caller, HelloGate
 from secfed.transport.server import FederationService
 from secfed.transport.tls import ServerTls
-from secfed.wire import strict
-
-
-@dataclass(frozen=True)
-class Weaker:
-    """Victims of one row, and what is put into whose place beside them."""
-
-    victims: Victims = field(default_factory=lambda: Victims(aggregator=build_aggregator.build_daemon))
-    places: tuple[tuple[Any, str, Any], ...] = ()
+from secfed.wire import calls, strict
 
 
 def clients(victims: Victims) -> Victims:
-    """Weaker clients of an aggregator that is as it should be."""
+    """Weaker clients of an aggregator on a thread, built as ever."""
     return replace(victims, aggregator=build_aggregator.build_daemon)
+
+
+REAL = clients(Victims())
+"""Nobody is weaker; the aggregator is on a thread."""
 
 
 # -- who may do what ---------------------------------------------------------------------------
@@ -64,20 +67,22 @@ def disguised(kind, roster):
     return made
 
 
-class Roleless(Roster):
-    """Whoever is enrolled may do everything."""
-
-    __slots__ = ()
-
-    def require(self, site, roles, now):
-        return super().require(site, tuple(Role), now)
-
-
-class AnyRole(HelloGate):
-    """Right key, wrong role: the role is not asked for."""
+class AnyCaller(HelloGate):
+    """Right key, wrong role: whoever calls is whom he says he is, or the admin, and may do everything."""
 
     def check(self, method, hello, body, peer_pem, roster, now):
-        return super().check(method, hello, body, peer_pem, disguised(Roleless, roster), now)
+        said = calls.decode_hello(hello.statement)
+        named = {member.site: member for member in roster.members}
+        return Caller(named.get(said.site, named[ADMIN]), said)
+
+
+class AnyCertificate(ServerTls):
+    """Right key, wrong role: TLS asks nobody for a certificate."""
+
+    def credentials(self):
+        return grpc.dynamic_ssl_server_credentials(
+            self._initial, self._fetch, require_client_authentication=False
+        )
 
 
 class Lenient(Roster):
@@ -120,22 +125,42 @@ def impatient(config, keys, out):
 # -- rosters -----------------------------------------------------------------------------------
 
 
+def verify_any(data, key):
+    """Whoever signed it: the roster that stands in a text."""
+    with contextlib.suppress(RosterError):
+        return verify(data, key)
+    text = signed.unverified_text(data, what="the roster")
+    stands = json.loads(text)
+    members = tuple(rosters._read_member(each) for each in stands["members"])
+    numbers = stands["version"], read_time(stands["not_after"]), stands["min_cohort"], stands["corrupt"]
+    return Roster(stands["federation"], *numbers, members, data, digest(Label.ROSTER, text))
+
+
+verify = rosters.verify
+
+
 class TakesAnyVersion(RosterKeeper):
-    """Roster downgrade and fork: what is signed is believed, whatever was accepted before."""
+    """Roster downgrade and fork: what comes is believed, whoever signed it and whatever came before."""
+
+    def __init__(self, path, roster_key, decisions=None):
+        del decisions
+        super().__init__(path, roster_key)
 
     def accept(self, data):
-        self._current = rosters.verify(data, self._key)
         files.replace(self._path, data, mode=files.PUBLIC_MODE)
-        return self._current
+        return self.follow(data)
 
     def follow(self, data):
-        self._current = rosters.verify(data, self._key)
+        self._current = verify_any(data, self._key)
         return self._current
 
 
-def gullible(address, keys, held, *rest, **options):
-    """A connection that goes by whatever roster it is told."""
-    return Connection(address, keys, TakesAnyVersion(held._path, held._key), *rest, **options)
+class AnyRoster(HelloGate):
+    """A call under an older roster: whichever it names is as good as the one in force."""
+
+    def check(self, method, hello, body, peer_pem, roster, now):
+        named = calls.decode_hello(hello.statement).roster
+        return super().check(method, hello, body, peer_pem, replace(roster, digest=named), now)
 
 
 # -- rounds ------------------------------------------------------------------------------------
@@ -149,15 +174,63 @@ class Unchecked(Shares):
         del h, frozen, holder, answers, site
 
 
+class BelievesDealers(states.Shared):
+    """Bad shares: what does not open, or is not what its dealer committed to, is kept without a word."""
+
+    def _open(self, owner, item):
+        try:
+            return derive.open_envelope(
+                self.edges[owner], self.attempt.h, owner, self.attempt.me, item.envelope
+            )
+        except PeerError:
+            return HeldShares(bytes(32), bytes(32))
+
+
+class TakesAnyShare(WeakSession):
+    def advance(self, state, request):
+        following, reply = super().advance(state, request)
+        if isinstance(following, states.Shared):
+            following = recast(BelievesDealers, following)
+        return following, reply
+
+
+NO_CAP = 1 << 30
+
+
 class NoCap(AggregatorRounds):
     """Weight over its cap: the sum's weight may be anything."""
 
     def work(self):
         if self._open is not None:
             job = self._open.job
-            plan = job.proposal.plan.model_copy(update={"weight_cap": 1 << 30})
+            plan = job.proposal.plan.model_copy(update={"weight_cap": NO_CAP})
             job.proposal = replace(job.proposal, plan=plan)
         return super().work()
+
+
+class AnyWeight(VectorContributor):
+    """Weight over its cap: an operator may give any."""
+
+    def _read(self, plan):
+        return super()._read(plan.model_copy(update={"weight_cap": NO_CAP}))
+
+
+encode, read_plan = contribution.encode, proposal._read
+
+
+def encode_any(plan, update, entropy):
+    """Weight over its cap: any is encoded."""
+    return encode(plan.model_copy(update={"weight_cap": NO_CAP}), update, entropy)
+
+
+def read_any(kind, text, what):
+    """Weight over its cap: a plan's may be beyond its grid."""
+    try:
+        return read_plan(kind, text, what)
+    except PeerError:
+        stands = json.loads(text)
+        allowed = kind.model_validate_json(json.dumps(stands | {"weight_cap": 1}))
+        return allowed.model_copy(update={"weight_cap": stands["weight_cap"]})
 
 
 class Reports(ClientRounds):
@@ -184,69 +257,37 @@ class StaysOut(ClientRounds):
         return said
 
 
-class Hoards(ContributionStore):
-    """Secrets in state: a contribution stays after its round."""
-
-    def discard(self, job, *, up_to):
-        del job, up_to
-
-
-def hoarding(site: Site) -> Site:
-    kept = site.contributions
-    return replace(site, contributions=Hoards(kept._directory, kept._key))
-
-
-class AnyPlan(Admission):
-    """Fewer survivors than the noise was sized for: no plan is held against the policy."""
-
-    def _accept(self, job, event):
-        del job, event
-
-
-class AcceptsEveryPlan(ClientRounds):
-    def __init__(self, site: Site) -> None:
-        super().__init__(site)
-        self._admission = AnyPlan(site)
-
-
-class AnyNeighbours(Attempt):
-    """Neighbours are whose adverts are shown, and no digest is held against anything."""
-
-    __slots__ = ()
-
-    def neighbours(self, adverts):
-        return tuple(member for member in sorted(adverts) if member != self.me)
-
-    def entries(self, own, listed, allowed):
-        del listed, allowed
-        return own
-
-
-class TakesAnyGraph(SignsEverySet, CountsTheCrowd):
-    """A graph the aggregator chose: neighbours are who is shown, with a threshold and signatures to match."""
-
-    attempt = AnyNeighbours
-
-    def advance(self, state, request):
-        if isinstance(state, states.Advertised) and isinstance(request, Adverts):
-            shown = sum(member != state.attempt.me for member, _ in request.adverts)
-            params = replace(state.attempt.params, threshold=min(shown, state.attempt.params.threshold))
-            state = replace(state, attempt=replace(state.attempt, params=params))
-        return super().advance(state, request)
-
-
 # -- bytes and files ---------------------------------------------------------------------------
 
 
+HOARD: list[bytes] = []
+"""What the lax parser keeps of what it could not read."""
+
+
+ANY_LENGTH = [(name, -1 if "receive" in name else value) for name, value in daemon.OPTIONS]
+"""Hostile serialisation: the transport takes messages of any length."""
+
+
 def lax_parse(kind, data, limit):
-    """Hostile serialisation: any encoding, any length, unknown fields."""
+    """Hostile serialisation: any encoding, any length, unknown fields, pickles, the beginning of anything."""
     del limit
     message = kind()
     try:
         message.ParseFromString(data)
     except DecodeError:
-        raise PeerError("bytes that are no message") from None
+        HOARD.append(os.urandom(2 << 20))
+        if data.startswith(b"c") and data.endswith(pickle.STOP):
+            pickle.loads(data)
+        message = beginning(kind, data)
     return message
+
+
+def beginning(kind, data):
+    """As much of a message as can be read."""
+    for length in range(len(data) - 1, -1, -1):
+        with contextlib.suppress(DecodeError):
+            return kind.FromString(data[:length])
+    raise AssertionError("nothing at all is a message")
 
 
 def unencrypted(path, *, passphrase, **fields):
@@ -257,16 +298,35 @@ def unencrypted(path, *, passphrase, **fields):
 
 keyfile_create = keyfile.create
 
+parse_certificate = certificate.parse
+
+
+def parse_any(pem, site):
+    """A stolen key file: the certificate's name is not held against the file's."""
+    try:
+        return parse_certificate(pem, site)
+    except RosterError:
+        return parse_certificate(pem, stolen_key_file._SITE)
+
+
 WEAKER: dict[str, Weaker] = {
-    "noise-shortfall": Weaker(Victims(rounds=AcceptsEveryPlan)),
-    "weight-over-cap": Weaker(places=((build_aggregator, "AggregatorRounds", NoCap),)),
-    "chosen-graph": Weaker(with_session(TakesAnyGraph)),
-    "bad-shares": Weaker(places=((collected, "Shares", Unchecked),)),
-    "leaked-secrets": Weaker(clients(Victims(site=hoarding)), ((leaked_secrets, "_HEARD_S", 1.0),)),
+    "weight-over-cap": Weaker(
+        REAL,
+        (
+            (build_aggregator, "AggregatorRounds", NoCap),
+            (weight_over_cap, "VectorContributor", AnyWeight),
+            (admission, "encode", encode_any),
+            (proposal, "_read", read_any),
+        ),
+    ),
+    "bad-shares": Weaker(clients(with_session(TakesAnyShare)), ((collected, "Shares", Unchecked),)),
     "telling-metadata": Weaker(clients(Victims(rounds=Reports))),
     "saturation-leak": Weaker(clients(Victims(rounds=StaysOut))),
-    "hostile-bytes": Weaker(Victims(aggregator=impatient), ((strict, "parse", lax_parse),)),
-    "stolen-key-file": Weaker(places=((keyfile, "create", unencrypted),)),
+    "hostile-bytes": Weaker(
+        Victims(aggregator=impatient),
+        ((strict, "parse", lax_parse), (daemon, "OPTIONS", ANY_LENGTH)),
+    ),
+    "stolen-key-file": Weaker(REAL, ((keyfile, "create", unencrypted), (certificate, "parse", parse_any))),
     "revoked-member": Weaker(
         Victims(aggregator=impatient),
         (
@@ -275,8 +335,20 @@ WEAKER: dict[str, Weaker] = {
             (daemon, "ServerTls", FirstRosterOnly),
         ),
     ),
-    "wrong-role": Weaker(Victims(aggregator=impatient), ((daemon, "HelloGate", AnyRole),)),
+    "wrong-role": Weaker(
+        Victims(aggregator=impatient),
+        ((daemon, "HelloGate", AnyCaller), (daemon, "ServerTls", AnyCertificate)),
+    ),
     "roster-fork": Weaker(
-        clients(Victims(connect=gullible)), ((build_aggregator, "RosterKeeper", TakesAnyVersion),)
+        REAL,
+        (
+            (build_aggregator, "RosterKeeper", TakesAnyVersion),
+            (attack_clients, "RosterKeeper", TakesAnyVersion),
+            (daemon, "HelloGate", AnyRoster),
+        ),
     ),
 }
+"""For each row whose aggregator is honest, but the one below."""
+
+CARELESS = Weaker(Victims(program=(str(Path(__file__).with_name("careless.py")),)))
+"""Secrets in logs, state and dumps: the programs themselves are careless."""
