@@ -23,6 +23,7 @@ from secfed.identity.keyfile import MemberKeys
 from secfed.identity.roster import Roster, publish
 from secfed.ids import ClientId, JobId
 from secfed.rounds.exchange import Declined, Present, Said
+from secfed.transport.hello import RosterChangedError
 from secfed.wire import calls, sums
 from secfed.wire.sums import encode_said
 
@@ -33,6 +34,9 @@ _SITES = 5
 _CUT_WITHIN_S = 15.0
 """A held call that brings an answer after so many seconds was not cut: it came to its end as calls do, after
 20. One that is refused was cut, however late on a busy machine; 5 seconds are promised."""
+
+_AGAIN_S = 0.05
+"""After what time a call is made again that came between two rosters."""
 
 
 def run(venue: Venue, report: Report) -> None:
@@ -80,6 +84,9 @@ class _Held:
         while True:
             already = self._since.is_set()
             told = self._ask()
+            if isinstance(told, Refusal) and isinstance(told.error, RosterChangedError):
+                time.sleep(_AGAIN_S)  # the owner has published a roster that is not in force yet
+                continue
             self._ends.append((time.monotonic(), told))
             if already or isinstance(told, Refusal):
                 return

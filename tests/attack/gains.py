@@ -105,7 +105,7 @@ GAINS: dict[str, dict[str, tuple[str, ...]]] = {
         "a dealer's other commitments": ("(a dealer commits to other shares than it seals)",),
     },
     "leaked-secrets": {
-        "state and files": ("the vector of site-0 in ",),
+        "state and files": ("the vector of site-0 in ", "the identity key of site-0 in "),
         "logs and output": ("the passphrase in what the aggregator printed", "site-0/output.log"),
         "/proc": ("the passphrase in /proc/PID/environ",),
         "core dumps": ("a core dump with all keys",),
@@ -121,7 +121,7 @@ GAINS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "hostile-bytes": {
-        "bytes that are no message": ("to a body of random bytes in GetStatus",),
+        "bytes that are no message": ("to a body of a cut one in GetStatus",),
         "another encoding of a message": (
             "to a body of an unknown field in Exchange",
             "to a body of everything twice in Exchange",

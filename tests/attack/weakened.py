@@ -15,297 +15,39 @@ from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from weak_company import (
+    AcceptsEveryPlan,
+    BelievesA,
+    BelievesWidth,
+    CountsTheCrowd,
+    JoinsAnybody,
+    TakesAnyGraph,
+    TrustsEveryKey,
+)
 from weak_session import Weaker, WeakRounds, WeakSession, recast, with_session
+from weak_sets import AnswersEveryList, CountsAgain, OneView, SignsEverySet, lax_told
 
 from secfed.attack.clients import Victims
 from secfed.crypto import agreement
 from secfed.crypto.labels import Label
 from secfed.encoding import ring
-from secfed.encoding.fixedpoint import word_bits
 from secfed.ids import ClientId, Digest, MemberIndex
 from secfed.privacy.events import NonPrivate
-from secfed.rounds.admission import Admission, Site
+from secfed.rounds.admission import Site
 from secfed.rounds.client import ClientRounds
-from secfed.rounds.exchange import Ask
 from secfed.rounds.ports import Update
 from secfed.rounds.vector import REASON, VectorContributor
-from secfed.secagg import derive, masking, states, transcript
-from secfed.secagg.attempt import Attempt, Membership
+from secfed.secagg import derive, masking, states
+from secfed.secagg.attempt import Membership
 from secfed.secagg.client import ClientSession
-from secfed.secagg.manifest import Manifest, Terms
 from secfed.secagg.messages import (
-    Adverts,
     Bundles,
-    Ciphertexts,
-    Confirm,
-    ConfirmRequest,
     MaskedStatement,
     MaskedUpdate,
-    RecoveryKeyShare,
-    SelfMaskShare,
-    ShareAnswers,
     SignedReply,
-    UnmaskRequest,
 )
-from secfed.secagg.params import Params
 from secfed.secagg.record import ClientRecord
-from secfed.wire import strict, sums
-from secfed.wire.pb import sum_pb2 as pb
-
-# -- survivor sets and shares ------------------------------------------------------------------
-
-
-def sign_set(masked: states.Masked, survivors: tuple[MemberIndex, ...], view: Digest) -> SignedReply:
-    a = masked.attempt
-    return SignedReply(a.sign(Label.SIGN_CONFIRM, a.us.codec.encode(Confirm(view, survivors))))
-
-
-def give_shares(masked: states.Masked, survivors: tuple[MemberIndex, ...]) -> SignedReply:
-    shares = {
-        owner: SelfMaskShare(held.self_share) if owner in survivors else RecoveryKeyShare(held.recovery_share)
-        for owner, held in masked.held.items()
-    }
-    statement = masked.attempt.us.codec.encode(ShareAnswers(masked.transcript, shares))
-    return SignedReply(masked.attempt.sign(Label.SIGN_UNMASK, statement))
-
-
-class SignsEverySet(WeakSession):
-    """Two survivor sets: no write-once decision, no floor, no quorum, as many answers as are asked for."""
-
-    def advance(self, state, request):
-        match state, request:
-            case states.Masked(), ConfirmRequest():
-                return state, sign_set(state, request.survivors, state.transcript)
-            case states.Masked(), UnmaskRequest():
-                return state, give_shares(state, request.survivors)
-        return super().advance(state, request)
-
-
-def lowered(state: Any, most: int) -> Any:
-    """The same state, with a threshold that so many neighbours can meet."""
-    params = replace(state.attempt.params, threshold=min(most, state.attempt.params.threshold))
-    return replace(state, attempt=replace(state.attempt, params=params))
-
-
-class AnswersEveryList(WeakSession):
-    """Double unmask: one set is signed, shares are given for any, and two of them open a secret."""
-
-    def _open(self, request):
-        state, reply = super()._open(request)
-        params = replace(state.attempt.params, threshold=2)
-        return replace(state, attempt=replace(state.attempt, params=params)), reply
-
-    def advance(self, state, request):
-        if isinstance(state, states.Confirmed) and isinstance(request, UnmaskRequest):
-            return state, give_shares(state.masked, request.survivors)
-        return super().advance(state, request)
-
-
-class OneView(WeakSession):
-    """A split share set: what each saw is neither signed nor held against the survivors."""
-
-    def advance(self, state, request):
-        if isinstance(state, states.Masked) and isinstance(request, ConfirmRequest):
-            view = Digest(bytes(32))
-            a, blind = state.attempt, replace(state, transcript=view)
-            statement = a.us.codec.encode(Confirm(view, request.survivors))
-            reply = SignedReply(a.sign(Label.SIGN_CONFIRM, statement))
-            return states.Confirmed(blind, request.survivors, statement), reply
-        return super().advance(state, request)
-
-
-class Uncounting(Attempt):
-    """Lists are neither sorted nor free of repetitions."""
-
-    __slots__ = ()
-
-    def check_senders(self, senders, allowed, what):
-        del senders, allowed, what
-
-
-class CountsAgain(WeakSession):
-    """Repeated ids: an advert, a survivor and a signature count as often as they are shown."""
-
-    attempt = Uncounting
-
-    def advance(self, state, request):
-        match state, request:
-            case states.Advertised(), Adverts():
-                state = lowered(state, len({member for member, _ in request.adverts} - {state.attempt.me}))
-            case states.Masked(), ConfirmRequest() if len(request.survivors) >= state.attempt.params.floor:
-                reply = sign_set(state, request.survivors, state.transcript)
-                return states.Confirmed(state, request.survivors, reply.statement.statement), reply
-        return super().advance(state, request)
-
-
-decode_told = sums.decode_told
-
-
-def lax_told(data):
-    """Repeated ids: lists of requests are parsed without a look at their order."""
-    message = pb.Told()
-    message.ParseFromString(data)
-    match message.ask.WhichOneof("request"):
-        case "adverts":
-            items = [
-                (each.member, strict.signed_from(each.statement)) for each in message.ask.adverts.adverts
-            ]
-            return Ask(message.ask.attempt, sums.Adverts(tuple(items)))
-        case "confirm":
-            return Ask(message.ask.attempt, ConfirmRequest(tuple(message.ask.confirm.survivors)))
-        case "unmask":
-            signatures = tuple((each.member, each.signature) for each in message.ask.unmask.signatures)
-            return Ask(message.ask.attempt, UnmaskRequest(tuple(message.ask.unmask.survivors), signatures))
-    return decode_told(data)
-
-
-# -- who is there ------------------------------------------------------------------------------
-
-
-class Trusting(Attempt):
-    """Whose signature it is, is not asked."""
-
-    __slots__ = ()
-
-    def verify(self, item, label, member):
-        del label, member
-        return item.statement
-
-
-class TrustsEveryKey(WeakSession):
-    """Swapped or invented keys: adverts, and all that follows, are believed unsigned."""
-
-    attempt = Trusting
-
-
-class AnyCohort(Terms):
-    """No floor: thresholds that any number of members can meet."""
-
-    __slots__ = ()
-
-    def params(self, clients, losses):
-        del losses
-        k = clients - 1
-        threshold = min(k, (k + self.corrupt) // 2 + 1)
-        quorum = (clients + self.corrupt) // 2 + 1
-        return Params(clients, self.corrupt, k, threshold, quorum, floor=2, losses=0)
-
-
-class Anybody(dict):
-    """A roster in which every name stands."""
-
-    def __contains__(self, site):
-        return True
-
-    def __missing__(self, site):
-        return bytes(32)
-
-
-class JoinsAnybody(TrustsEveryKey):
-    """Sybil or shrunken cohort: neither the floor nor the roster decides whom to sum with."""
-
-    def offer(self, us, terms, contribution):
-        super().offer(replace(us, members=Anybody(us.members)), terms, contribution)
-
-    def terms(self, terms):
-        return recast(AnyCohort, terms)
-
-
-class AnyA(Terms):
-    """A is what the manifest says, 0 included, and the thresholds follow from it."""
-
-    __slots__ = ()
-
-    def check(self, manifest: Manifest) -> Params:
-        super().check(replace(manifest, corrupt=self.corrupt))
-        n, k, a = len(manifest.cohort), len(manifest.cohort) - 1, manifest.corrupt
-        threshold, quorum = (k + a) // 2 + 1, (n + a) // 2 + 1
-        floor = max(threshold + 1, quorum)
-        return Params(n, a, k, threshold, quorum, floor, n - floor)
-
-
-class BelievesA(WeakSession):
-    """Lowered threshold or A: the manifest's A is not held against the roster's."""
-
-    def terms(self, terms):
-        return recast(AnyA, terms)
-
-
-class AnyWidth(Terms):
-    """The word's width is what the manifest says."""
-
-    __slots__ = ()
-
-    def check(self, manifest: Manifest) -> Params:
-        return super().check(replace(manifest, word_bits=word_bits(len(manifest.cohort), self.bits)))
-
-
-class BelievesWidth(WeakSession):
-    """Modulus wrap: the width is not worked out."""
-
-    def terms(self, terms):
-        return recast(AnyWidth, terms)
-
-
-class CountsTheCrowd(WeakSession):
-    """Members without an edge: whoever is shown counts, and a few neighbours get a small threshold."""
-
-    def advance(self, state, request):
-        match state, request:
-            case states.Encapsulated(), Ciphertexts():
-                state = lowered(state, len(request.lists))
-            case states.Shared(), Bundles():
-                known = tuple(item for item in request.bundles if item.sender in state.edges and item.own)
-                masked, reply = lowered(state, min(len(known), 1)).mask(replace(request, bundles=known))
-                return self.with_crowd(state, masked, request), reply
-        return super().advance(state, request)
-
-    def with_crowd(self, state, masked, request):
-        """As if all whose bundles were shown were in the share set."""
-        if state.attempt.params.on_ring:
-            return masked
-        shown = {item.sender: item.index.statement for item in request.bundles}
-        seen = shown | {state.attempt.me: state.statement}
-        t = transcript.transcript(state.attempt.h, state.seen_adverts, state.seen_lists, seen)
-        return replace(masked, transcript=t, share_set=frozenset(shown))
-
-
-class AnyNeighbours(Trusting):
-    """Neighbours are whose adverts are shown, whoever signed them, and no digest is held against anything."""
-
-    __slots__ = ()
-
-    def neighbours(self, adverts):
-        return tuple(member for member in sorted(adverts) if member != self.me)
-
-    def entries(self, own, listed, allowed):
-        del listed, allowed
-        return own
-
-
-class TakesAnyGraph(SignsEverySet, CountsTheCrowd):
-    """A graph the aggregator chose: neighbours are who is shown, with a threshold and signatures to match."""
-
-    attempt = AnyNeighbours
-
-    def advance(self, state, request):
-        if isinstance(state, states.Advertised) and isinstance(request, Adverts):
-            state = lowered(state, sum(member != state.attempt.me for member, _ in request.adverts))
-        return super().advance(state, request)
-
-
-class AnyPlan(Admission):
-    """Fewer survivors than the noise was sized for: no plan is held against the policy."""
-
-    def _accept(self, job, event):
-        del job, event
-
-
-class AcceptsEveryPlan(ClientRounds):
-    def __init__(self, site: Site) -> None:
-        super().__init__(site)
-        self._admission = AnyPlan(site)
-
+from secfed.wire import sums
 
 # -- memory ------------------------------------------------------------------------------------
 

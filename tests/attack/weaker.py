@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pickle
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from google.protobuf.message import DecodeError
 from weak_session import Weaker, WeakSession, recast, with_session
 
 from secfed.attack import clients as attack_clients
-from secfed.attack import stolen_key_file, weight_over_cap
+from secfed.attack import hostile_bytes, stolen_key_file, weight_over_cap
 from secfed.attack.clients import Victims
 from secfed.attack.people import ADMIN
 from secfed.cli import build_aggregator
@@ -275,16 +274,19 @@ def lax_parse(kind, data, limit):
     try:
         message.ParseFromString(data)
     except DecodeError:
-        HOARD.append(os.urandom(2 << 20))
+        HOARD.append(b"\1" * (2 << 20))
         if data.startswith(b"c") and data.endswith(pickle.STOP):
-            pickle.loads(data)
+            with contextlib.suppress(OSError):
+                pickle.loads(data)
         message = beginning(kind, data)
     return message
 
 
 def beginning(kind, data):
     """As much of a message as can be read."""
-    for length in range(len(data) - 1, -1, -1):
+    for tail in (hostile_bytes._NESTED, hostile_bytes._ENDLESS):  # sought out, or each byte of it were tried
+        data = data.removesuffix(tail)
+    for length in range(len(data), -1, -1):
         with contextlib.suppress(DecodeError):
             return kind.FromString(data[:length])
     raise AssertionError("nothing at all is a message")
@@ -350,5 +352,7 @@ WEAKER: dict[str, Weaker] = {
 }
 """For each row whose aggregator is honest, but the one below."""
 
-CARELESS = Weaker(Victims(program=(str(Path(__file__).with_name("careless.py")),)))
-"""Secrets in logs, state and dumps: the programs themselves are careless."""
+CARELESS = Weaker(
+    Victims(program=(str(Path(__file__).with_name("careless.py")),)), ((keyfile, "create", unencrypted),)
+)
+"""Secrets in logs, state and dumps: keys in the clear, and programs that are careless themselves."""
