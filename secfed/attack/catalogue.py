@@ -219,6 +219,7 @@ ROWS: tuple[Row, ...] = (
             "a pickle",
             "memory",
             "the honest round",
+            "replies to a client",
         ),
     ),
     Row(

@@ -48,7 +48,8 @@ def run(venue: Venue, report: Report) -> None:
         _halve(report.part("two halves that never meet"), Course(arena, job, round_))
     with venue.arena(_RING) as arena:
         report.saw(
-            f"a ring of {_RING} sites, of which the adversary plays {len(arena.corrupt)}; and the aggregator:"
+            f"on a ring of {_RING} sites, one of them honest and running, the adversary plays "
+            f"{len(arena.corrupt)} and the aggregator"
         )
         arena.start(arena.honest[0])
         job = arena.job()

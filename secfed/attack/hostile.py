@@ -57,11 +57,11 @@ class _Line:
     def __init__(self, *, closed: bool) -> None:
         self._change = threading.Condition()
         self._said: list[Said | Received] = []
-        self._due: Told | None = None
+        self._due: Told | bytes | None = None
         self._calls = 0
         self._closed = closed
 
-    def hold(self, said: Said | Received) -> Told:
+    def hold(self, said: Said | Received) -> bytes:
         """On the call's thread: note what was said, and wait for what is to be told."""
         with self._change:
             self._calls += 1
@@ -73,12 +73,12 @@ class _Line:
             )
             told, self._due = (self._due, None) if self._calls == mine else (None, self._due)
             if told is None:
-                return Wait("the next round", 0)
+                return sums.encode_told(Wait("the next round", 0))
             self._said.clear()  # what comes from now on is said to this
             self._change.notify_all()
-            return told
+            return told if isinstance(told, bytes) else sums.encode_told(told)
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Told | bytes) -> None:
         """To be told on the site's call, the one that is held or the next."""
         with self._change:
             self._due = told
@@ -157,8 +157,8 @@ class Hostile:
 
     # -- the script's side ---------------------------------------------------------------------
 
-    def tell(self, site: ClientId, told: Told, *, within_s: float = PATIENCE_S) -> Said | Received:
-        """Tell one site something, and return what it says to that.
+    def tell(self, site: ClientId, told: Told | bytes, *, within_s: float = PATIENCE_S) -> Said | Received:
+        """Tell one site something, or these very bytes, and return what it says to that.
 
         Raises:
             NetworkError: It says nothing in time, so nothing follows from this run.
@@ -213,7 +213,7 @@ class Hostile:
 
     def _exchange(self, data: bytes, _context: grpc.ServicerContext) -> bytes:
         call = calls.decode_call(data)
-        return sums.encode_told(self.line(_caller(call)).hold(sums.decode_said(call.body)))
+        return self.line(_caller(call)).hold(sums.decode_said(call.body))
 
     def _upload(self, frames: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
         call = calls.decode_upload_frame(next(frames))
@@ -225,7 +225,7 @@ class Hostile:
             if isinstance(frame, calls.Piece):
                 packed += frame.data
         received = Received(header.attempt, header.statement, bytes(packed))
-        return sums.encode_told(self.line(_caller(call)).hold(received))
+        return self.line(_caller(call)).hold(received)
 
     def _download(self, data: bytes, _context: grpc.ServicerContext) -> Iterator[bytes]:
         wanted = self.files[calls.decode_download(calls.decode_call(data).body)]

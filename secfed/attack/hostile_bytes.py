@@ -1,5 +1,7 @@
 """Hostile serialisation: a corrupt insider sends malformed bytes to every call while a round is held.
 
+A client is told malformed things as well, by an aggregator that is hostile (`hostile_replies`).
+
 Each malformed message goes to the live aggregator from somebody who may make that call, so that
 it reaches the parser and not only the door. Whatever is taken, makes the aggregator fail inside,
 runs (a pickle that would make a folder) or keeps the honest round from its exact sum is a gain.
@@ -20,6 +22,8 @@ from numpy.typing import NDArray
 from secfed import limits
 from secfed.attack.daemons import AggregatorProcess
 from secfed.attack.finding import Evidence, Report
+from secfed.attack.hostile_replies import tell_client
+from secfed.attack.malformed import ENDLESS, NESTED, UNKNOWN_FIELD, field, pickled
 from secfed.attack.people import ADMIN
 from secfed.attack.town import BITS, BOUND, Refusal, Town
 from secfed.attack.venue import Venue
@@ -44,13 +48,6 @@ _AT_THE_DOOR = _MALFORMED | {"UNAUTHENTICATED"}
 """One that may parse as a call, but not as the one that its hello covers, may also end there. A body under
 a hello that is right must not: its end would say nothing about the parser of bodies."""
 
-_UNKNOWN_FIELD = bytes([15 << 3 | 0, 1])
-_ENDLESS = bytes([2 << 3 | 2]) + b"\xff" * 8 + b"\x7f"
-"""A field whose declared length is 2^63 - 1 bytes."""
-
-_NESTED = bytes([2 << 3 | 3]) * 5000
-"""Groups in groups in groups: what a recursive parser would follow."""
-
 _MIB = 1 << 20
 
 _GROWTH_MAX = 50 * _MIB
@@ -62,7 +59,8 @@ _GROUPS, _LONG, _PICKLE = "nested groups", "more bytes than allowed", "a pickle"
 
 
 def run(venue: Venue, report: Report) -> None:
-    """Send them all, then let the round end."""
+    """Send them all, then let the round end; and be the aggregator of a client."""
+    tell_client(venue, report.part("replies to a client"))
     with Town(venue, sites=4) as town:
         *honest, insider = town.people.sites
         vectors = [town.vector(site) for site in honest]
@@ -91,17 +89,16 @@ def run(venue: Venue, report: Report) -> None:
 def _bodies(method: str, trap: Path) -> dict[str, tuple[str, bytes]]:
     """Bodies that are not what the method takes, each with its part, under a hello that is right."""
     right = _right_body(method)
-    pickle = b"cos\nmkdir\n(V" + os.fsencode(trap) + b"\ntR."
     found = {
         "random bytes": (_NONSENSE, os.urandom(200)),
-        "a pickle": (_PICKLE, pickle),
-        "an endless field": (_LENGTHS, right + _ENDLESS),
-        "nested groups": (_GROUPS, right + _NESTED),
+        "a pickle": (_PICKLE, pickled(trap)),
+        "an endless field": (_LENGTHS, right + ENDLESS),
+        "nested groups": (_GROUPS, right + NESTED),
     }
     if right:
         found |= {
             "a cut one": (_NONSENSE, right[:-1]),
-            "an unknown field": (_OTHER, right + _UNKNOWN_FIELD),
+            "an unknown field": (_OTHER, right + UNKNOWN_FIELD),
             "everything twice": (_OTHER, right + right),
             "none": (_NONSENSE, b""),
         }
@@ -134,10 +131,10 @@ def _frames(method: str, call: bytes) -> dict[str, tuple[str, bytes]]:
         "no bytes": (_NONSENSE, b""),
         "random bytes": (_NONSENSE, os.urandom(500)),
         "a cut call": (_NONSENSE, call[:-7]),
-        "a call and an unknown field": (_OTHER, call + _UNKNOWN_FIELD),
+        "a call and an unknown field": (_OTHER, call + UNKNOWN_FIELD),
         "a call twice": (_OTHER, call + call),
-        "a call and an endless field": (_LENGTHS, call + _ENDLESS),
-        "a call and nested groups": (_GROUPS, call + _NESTED),
+        "a call and an endless field": (_LENGTHS, call + ENDLESS),
+        "a call and nested groups": (_GROUPS, call + NESTED),
         "more bytes than a call may have": (_LONG, _before(method, call, limits.CALL_BYTES_MAX)),
         "more bytes than a frame may have": (_LONG, _before(method, call, 2 * limits.FRAME_BYTES_MAX)),
     }
@@ -145,16 +142,8 @@ def _frames(method: str, call: bytes) -> dict[str, tuple[str, bytes]]:
 
 def _before(method: str, call: bytes, size: int) -> bytes:
     """The call, a little longer than this; it begins with a body in whose place the right one then comes."""
-    padding = _field(2, bytes(size - len(call) + 16))
-    return (_field(1, padding) if method == "Upload" else padding) + call
-
-
-def _field(number: int, data: bytes) -> bytes:
-    """Bytes, or a message, as protobuf writes them."""
-    head, length = bytes([number << 3 | 2]), len(data)
-    while length > 127:
-        head, length = head + bytes([length & 127 | 128]), length >> 7
-    return head + bytes([length]) + data
+    padding = field(2, bytes(size - len(call) + 16))
+    return (field(1, padding) if method == "Upload" else padding) + call
 
 
 def _messages(

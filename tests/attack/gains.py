@@ -143,6 +143,14 @@ GAINS: dict[str, dict[str, tuple[str, ...]]] = {
         "a pickle": ("code that ran inside the aggregator",),
         "memory": ("MiB of the aggregator's memory",),
         "the honest round": ("the end of a round that it could stop",),
+        "replies to a client": (
+            THE_WORD + "an invitation, with an unknown field",
+            THE_WORD + "an invitation, twice",
+            THE_WORD + "an invitation, and an endless field",
+            THE_WORD + "an invitation, and nested groups",
+            THE_WORD + "an invitation, behind more bytes than are allowed",
+            "code that ran inside a client",
+        ),
     },
     "stolen-key-file": {
         "what stands in the file": ("the identity key, in the clear in the file",),

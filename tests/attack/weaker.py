@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from weak_session import Weaker, WeakSession, recast, with_session
 
 from secfed.attack import clients as attack_clients
-from secfed.attack import hostile_bytes, stolen_key_file, weight_over_cap
+from secfed.attack import malformed, stolen_key_file, weight_over_cap
 from secfed.attack.clients import Victims
 from secfed.attack.people import ADMIN
 from secfed.cli import build_aggregator
@@ -43,7 +43,7 @@ from secfed.transport import daemon
 from secfed.transport.hello import Caller, HelloGate
 from secfed.transport.server import FederationService
 from secfed.transport.tls import ServerTls
-from secfed.wire import calls, strict
+from secfed.wire import calls, limits, strict
 
 
 def clients(victims: Victims) -> Victims:
@@ -284,7 +284,7 @@ def lax_parse(kind, data, limit):
 
 def beginning(kind, data):
     """As much of a message as can be read."""
-    for tail in (hostile_bytes._NESTED, hostile_bytes._ENDLESS):  # sought out, or each byte of it were tried
+    for tail in (malformed.NESTED, malformed.ENDLESS):  # sought out, or each byte of it were tried
         data = data.removesuffix(tail)
     for length in range(len(data), -1, -1):
         with contextlib.suppress(DecodeError):
@@ -326,7 +326,11 @@ WEAKER: dict[str, Weaker] = {
     "saturation-leak": Weaker(clients(Victims(rounds=StaysOut))),
     "hostile-bytes": Weaker(
         Victims(aggregator=impatient),
-        ((strict, "parse", lax_parse), (daemon, "OPTIONS", ANY_LENGTH)),
+        (
+            (strict, "parse", lax_parse),
+            (daemon, "OPTIONS", ANY_LENGTH),
+            (limits, "REPLY_BYTES_MAX", 1 << 30),
+        ),
     ),
     "stolen-key-file": Weaker(REAL, ((keyfile, "create", unencrypted), (certificate, "parse", parse_any))),
     "revoked-member": Weaker(
