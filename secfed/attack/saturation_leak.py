@@ -20,6 +20,7 @@ from secfed.attack.finding import Evidence, Report
 from secfed.attack.tape import Tape, compare, taped
 from secfed.attack.town import BOUND, Town
 from secfed.attack.venue import Venue
+from secfed.errors import NetworkError
 from secfed.ids import ClientId
 from secfed.privacy.events import Event, NonPrivate
 from secfed.rounds.plan import JobPlan, RoundPlan
@@ -100,6 +101,10 @@ def _round(venue: Venue, beyond: int, evidence: Evidence) -> Tape:
         town.ended(job)
         found = town.published(job)
         if found is None or watched not in found.manifest["included"]:
+            if not beyond:
+                raise NetworkError(
+                    f"{watched} stayed out with an update within the bound: this proves nothing"
+                )
             evidence.gained(f"that {watched} stays out where its update goes beyond the bound")
         else:
             town.until(lambda: tape.over, "the last word of the watched site")
@@ -107,7 +112,9 @@ def _round(venue: Venue, beyond: int, evidence: Evidence) -> Tape:
             clamped = found.manifest["saturated_coordinates"]
             evidence.saw(f"published: {clamped} clamped coordinates of {len(changes)} sites together")
             if clamped != beyond + _ELSEWHERE and not tape.disturbed:
-                evidence.gained("a count of clamped coordinates that is wrong")
+                raise NetworkError(
+                    f"{clamped} coordinates were clamped, not {beyond + _ELSEWHERE}: this proves nothing"
+                )
     return tape
 
 
