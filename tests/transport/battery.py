@@ -33,6 +33,8 @@ __all__ = ["BATCH", "DEADLINE_S", "Battery", "Shot", "fire"]
 BATCH = 50
 """Messages in one of hypothesis' examples, of which each costs as much as some ten messages."""
 
+SHRINK_S = 30
+
 LATE_S = 1.0
 """Processor seconds for one message, and seconds until its answer."""
 
@@ -60,7 +62,13 @@ CODES = {
 
 
 def fire(count: int, each: Callable[[Tape], None], seed: int | None = None) -> None:
-    """Let hypothesis find so many tapes, the same ones in every run, or those of a seed."""
+    """Let hypothesis find so many tapes, the same ones in every run, or those of a seed.
+
+    After a failure it looks for a milder one, for half a minute. What failed is not sent again: by then the
+    daemon may be another one.
+    """
+    failed: dict[tuple[bytes, ...], BaseException] = {}
+    since: list[float] = []
 
     @settings(
         max_examples=count // BATCH,
@@ -70,8 +78,18 @@ def fire(count: int, each: Callable[[Tape], None], seed: int | None = None) -> N
     )
     @given(batches(BATCH))
     def volley(batch: list[Tape]) -> None:
-        for tape in batch:
-            each(tape)
+        known = tuple(tape.data for tape in batch)
+        if known in failed:
+            raise failed[known]
+        if since and time.monotonic() > since[0] + SHRINK_S:
+            return
+        try:
+            for tape in batch:
+                each(tape)
+        except Exception as failure:
+            failed[known] = failure
+            since.append(time.monotonic())
+            raise
 
     (volley if seed is None else hypothesis.seed(seed)(volley))()
 
