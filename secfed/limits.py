@@ -71,7 +71,7 @@ SITES_MAX = 4096
 """Sites in a status reply: more than a roster within `ROSTER_BYTES_MAX` can hold."""
 
 JOBS_MAX = 256
-"""Jobs in a status reply; an aggregator's whole life has far fewer."""
+"""Jobs in a status reply, and jobs that are not over; of those that are, a reply has the newest."""
 
 HISTORY_ROUNDS_MAX = 256
 """Ended rounds of a job in a status reply: the newest; the audit log holds all."""

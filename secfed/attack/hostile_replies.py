@@ -14,9 +14,10 @@ from secfed.attack.finding import Evidence
 from secfed.attack.loot import judge_accepted
 from secfed.attack.malformed import ENDLESS, NESTED, UNKNOWN_FIELD, field, pickled
 from secfed.attack.venue import Venue
+from secfed.limits import TOLD_BYTES_MAX
 from secfed.rounds.exchange import Ask, Wait
 from secfed.secagg.messages import OpenAttempt
-from secfed.wire import limits, sums
+from secfed.wire import sums
 
 __all__ = ["tell_client"]
 
@@ -46,7 +47,7 @@ def tell_client(venue: Venue, evidence: Evidence) -> None:
 
 def _spoilt(right: bytes, trap: Path) -> dict[str, bytes]:
     """The longest begins with something else to be told, in whose place the invitation then comes."""
-    before = field(1, field(1, bytes(limits.TOLD_BYTES_MAX)))
+    before = field(1, field(1, bytes(TOLD_BYTES_MAX)))
     return {
         "as random bytes": os.urandom(200),
         "as a pickle": pickled(trap),

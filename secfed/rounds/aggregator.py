@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from secfed.errors import EncodingError, PeerError, RoundAbortedError, SecfedError, StorageError
+from secfed.errors import ConfigError, EncodingError, PeerError, RoundAbortedError, SecfedError, StorageError
 from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
+from secfed.limits import JOBS_MAX
 from secfed.rounds import standing
 from secfed.rounds.attempt import Upload, upload_name
 from secfed.rounds.continuity import Continuity
@@ -297,11 +298,16 @@ class AggregatorRounds:
 
         Raises:
             PeerError, RosterError: Not signed by an active admin, or malformed.
-            ConfigError, EncodingError, InfeasibleCohortError: It cannot be carried out here.
+            ConfigError, EncodingError, InfeasibleCohortError: It cannot be carried out here, or so many jobs
+                are not over that `status` could not tell of one more.
         """
         proposal = open_job_plan(text, self._house.roster(), self._house.now())
         admin = ClientId(proposal.plan.created_by)
         if proposal.job not in self._book.jobs:
+            if len(self._book.going()) >= JOBS_MAX:
+                raise ConfigError(
+                    f"{JOBS_MAX} jobs are not over, and no more can be", hint="Stop some: `secfed job stop`."
+                )
             check_job(self._house, Job(proposal))
         job = self._book.start(proposal)
         self._changes.note("job_started", job=job.id, site=admin)
@@ -357,8 +363,8 @@ class AggregatorRounds:
         return next((job.proposal.text for job in jobs if plan_address(job.id) == wanted), None)
 
     def status(self, job: JobId | None = None) -> StatusReply:
-        """How things stand, for people."""
-        wanted = self._book.jobs.values() if job is None else [self._book.find(job)]
+        """How things stand, for people: one job, or all that are not over and the newest of the others."""
+        wanted = self._book.newest(JOBS_MAX) if job is None else [self._book.find(job)]
         now, roster = self._house.clock.monotonic(), self._house.roster()
         return standing.status(roster, self._presence.all_here(now), [self._told(each) for each in wanted])
 

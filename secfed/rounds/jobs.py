@@ -23,6 +23,8 @@ from secfed.secagg.record import Decisions
 
 __all__ = ["Command", "Ending", "Job", "JobBook"]
 
+_OVER = ("done", "failed", "stopped")
+
 JobState = str
 """`queued` or `running` (the aggregator says which), `paused`, `done`, `stopped`, `failed`."""
 
@@ -198,11 +200,21 @@ class JobBook:
         job = self._jobs[proposal.job] = Job(proposal)
         return job
 
+    def going(self) -> list[Job]:
+        """The jobs that are not over, in the order of their start."""
+        return [job for job in self._jobs.values() if job.state not in _OVER]
+
+    def newest(self, most: int) -> list[Job]:
+        """At most so many: those that are not over, and then the last of the others."""
+        going = self.going()[:most]
+        over = [job for job in self._jobs.values() if job.state in _OVER]
+        return going + over[max(0, len(over) + len(going) - most) :]
+
     def command(self, job: Job, verb: str, *, by: ClientId, reason: str) -> None:
         """Pause, resume or stop; what changes nothing is not written."""
         if (verb, job.state) in {("pause", "paused"), ("resume", "running"), ("stop", "stopped")}:
             return
-        if job.state in ("done", "failed", "stopped"):
+        if job.state in _OVER:
             raise ConfigError(f"job {job.id} is {job.state}", hint="Start a new job under another name.")
         command = Command(verb, by, reason)
         self._decisions.put(

@@ -44,7 +44,7 @@ from secfed.identity.signed import Signed
 from secfed.ids import NO_DIGEST, ClientId, Digest, JobId
 from secfed.limits import SLOWEST_BYTES_PER_S
 from secfed.privacy.events import NonPrivate
-from secfed.rounds import attempt, entry
+from secfed.rounds import aggregator, attempt, entry
 from secfed.rounds.aggregator import AggregatorRounds
 from secfed.rounds.client import Upload
 from secfed.rounds.exchange import (
@@ -976,6 +976,31 @@ def test_a_job_whose_round_cannot_be_opened_is_paused_and_others_go_on(
     h.run()
     assert [end.state for end in h.ends] == ["published"]
     assert h.rounds.control(JobCommand(JobId("bad"), "stop"), ClientId("office")).state == "stopped"
+
+
+def test_status_has_the_jobs_that_are_not_over_and_the_newest_of_the_others(
+    hall: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as a reply can carry; no more than that can go on at once."""
+    monkeypatch.setattr(aggregator, "JOBS_MAX", 3)
+    h = hall(3)
+
+    def told() -> list[str]:
+        return [job.job for job in h.rounds.status().jobs]
+
+    for name in ("a", "b", "c", "d", "e"):
+        h.start_job(job=name)
+        if name != "b":
+            h.rounds.control(JobCommand(JobId(name), "stop"), ClientId("office"))
+    assert told() == ["b", "d", "e"]
+    assert h.rounds.status(JobId("a")).jobs[0].state == "stopped"
+    h.start_job(job="f")
+    h.start_job(job="g")
+    assert told() == ["b", "f", "g"]
+    with pytest.raises(ConfigError, match="3 jobs are not over"):
+        h.start_job(job="h")
+    assert told() == ["b", "f", "g"]
+    h.start_job(job="g")  # known, and said again
 
 
 # -- commands ----------------------------------------------------------------------------------
