@@ -159,7 +159,7 @@ def adds_up(here: Site, ladder: Ladder) -> None:
     assert np.linalg.norm(after - before - here.clipped_sum([9], ladder)) < 1e-12 * CLIP
 
 
-def test_a_length_at_which_the_last_bit_follows_the_place_is_not_shared(site: Callable[[str], Site]) -> None:
+def test_a_length_at_which_the_last_bit_follows_the_piece_is_not_shared(site: Callable[[str], Site]) -> None:
     here, step = site("bert"), lambda rows: (torch.arange(rows) == rows - 1).float()
     here.model.module.head.register_forward_pre_hook(lambda _layer, inputs: (ByPlace(step)(inputs[0]),))
     ladder = here.ladder()
