@@ -69,10 +69,14 @@ def run(venue: Venue, report: Report) -> None:
         for site in honest[:-1]:
             town.client(site)
         town.until(lambda: _ready(town) >= len(honest) - 1, "sites that are ready")
-        before = _memory(town)
+        before, answers = _memory(town), dict[str, Counter[str]]()
         for method in service.METHODS:
             keys = town.people.keys[ADMIN if method in ("StartJob", "ControlJob") else insider]
-            _send_all(town, method, keys, trap, report)
+            _send_all(town, method, keys, trap, report, answers)
+        for part, codes in answers.items():
+            counted = ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
+            sent = f"{codes.total()} malformed messages in {len(service.METHODS)} kinds of call"
+            report.part(part).saw(f"{sent}: {counted}")
         grown = _memory(town) - before
         memory = report.part("memory")
         memory.saw(f"the aggregator's memory grew by {grown / _MIB:.0f} MiB; {_GROWTH_MAX / _MIB:.0f} may be")
@@ -166,13 +170,17 @@ def _messages(
         )
 
 
-def _send_all(town: Town, method: str, keys: MemberKeys, trap: Path, report: Report) -> None:
+def _send_all(
+    town: Town, method: str, keys: MemberKeys, trap: Path, report: Report, answers: dict[str, Counter[str]]
+) -> None:
     """Send all malformed messages of one method.
+
+    Args:
+        answers: How often each code came, by part; counted on.
 
     Raises:
         NetworkError: A body did not come as far as what parses it, so nothing follows from its end.
     """
-    answers: dict[str, Counter[str]] = {}
     with town.channel(keys) as channel:
         for part, name, data, right in _messages(town, method, keys, trap):
             told = town.send(channel, method, data)
@@ -186,9 +194,6 @@ def _send_all(town: Town, method: str, keys: MemberKeys, trap: Path, report: Rep
                 )
             elif code not in right:
                 report.part(part).gained(f"an end that is no refusal, by {name} in {method}: {told}")
-    for part, codes in answers.items():
-        counted = ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
-        report.part(part).saw(f"{method}: {codes.total()} malformed messages: {counted}")
 
 
 # -- what became of the round ------------------------------------------------------------------
