@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from secfed.bench.cohort import Setting
 from secfed.bench.figures import MIB, Figure, ratio
+from secfed.bench.floors import Bare, Kernel
 from secfed.bench.limits import Rates
 from secfed.bench.meter import Reading
 from secfed.bench.seats import ENCODE, SUM
@@ -18,7 +19,7 @@ from secfed.rounds.proposal import COUNTERS
 from secfed.secagg.messages import Phase
 from secfed.secagg.params import Params
 
-__all__ = ["KERNEL_PARTS", "TOTAL", "UNTIL_SENT", "Bill"]
+__all__ = ["KERNEL_PARTS", "TOTAL", "UNTIL_SENT", "Bill", "Floors", "Side", "leftover_masks", "stream_bytes"]
 
 UNTIL_SENT, TOTAL = "until sent", "total"
 """All that a client does until its vector is ready to leave; and all that a side does."""
@@ -26,8 +27,8 @@ UNTIL_SENT, TOTAL = "until sent", "total"
 KERNEL_PARTS = ("quantise", "key agreement", "Shamir", "AEAD", "commitments", "masks")
 """What a client cannot do without until its vector is sent, whatever is sent and signed around it."""
 
-_OF_MASKS = ("masks: keystream, at the limit", "masks: add")
-"""What `masks` consist of."""
+_KEYSTREAM, _ADD, _REST = "masks: keystream", "masks: add", "masks: rest"
+"""What `masks` consist of: the kernel's two halves, timed by themselves, and what the round took beside."""
 
 _UNTIL_SENT = (
     ENCODE,
@@ -42,22 +43,117 @@ _PEAK_VECTORS, _PEAK_BYTES, _PEAK_AN_EDGE = 3, 64 * MIB, 1536
 
 
 @dataclass(frozen=True, slots=True)
+class Floors:
+    """What whole stages, and parts in them, must take by the protocol alone; processor seconds.
+
+    Where nothing is said, the bare primitives of a part are its floor, and those of all parts the stage's.
+    """
+
+    stages: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What a client, or the aggregator, took.
+
+    Attributes:
+        rounds: Readings by stage, round by round; the last round was profiled.
+        rates: The best of its process over all rounds.
+        bare: What the primitives took there by themselves.
+        kernel: What the mask kernel took there by itself, on as many masks.
+    """
+
+    rounds: Sequence[dict[str, Reading]] = field(repr=False)
+    rates: Rates
+    bare: Bare = field(default_factory=Bare)
+    kernel: Kernel = field(default_factory=lambda: Kernel(0.0, 0.0))
+
+    @property
+    def cheapest(self) -> dict[str, Reading]:
+        """The round that cost least; without the one that was profiled, if there is another."""
+        plain = self.rounds[:-1] or self.rounds
+        return min(plain, key=lambda cost: sum(reading.cpu_s for reading in cost.values()))
+
+    @property
+    def profiled(self) -> dict[str, Reading]:
+        """The last round."""
+        return self.rounds[-1]
+
+    def parts_s(self, stages: Iterable[str]) -> dict[str, float]:
+        """Processor seconds of several stages by kind of work, from the round that was profiled."""
+        spent: dict[str, float] = defaultdict(float)
+        for stage in stages:
+            for part, seconds in self.profiled[stage].parts_s().items():
+                spent[part] += seconds
+        return dict(spent)
+
+    def multiples(self, stages: Iterable[str], floor_s: float) -> dict[str, float]:
+        """The same as multiples of a floor, the masks by what they consist of."""
+        spent = self.parts_s(stages)
+        masks_s = spent.pop("masks", 0.0)
+        if masks_s:
+            spent = self.masks_s(masks_s) | spent
+        return {name: seconds / floor_s for name, seconds in spent.items()}
+
+    def masks_s(self, spent_s: float) -> dict[str, float]:
+        """What masking took in a round, by what it consists of.
+
+        Where a busy machine made the kernel by itself dearer than the round, it is cut off there.
+        """
+        keystream = min(spent_s, self.kernel.keystream_s)
+        add = min(spent_s - keystream, self.kernel.add_s)
+        return {_KEYSTREAM: keystream, _ADD: add, _REST: spent_s - keystream - add}
+
+    # -- lines ---------------------------------------------------------------------------------
+
+    def figures(self, side: str, floors: Floors) -> Iterator[Figure]:
+        """Every stage with its parts, the dearest part first, and all stages together."""
+        cheapest, whole = self.cheapest, 0.0
+        for stage, reading in cheapest.items():
+            floor = self._stage_floor_s(stage, floors)
+            whole += floor or 0.0
+            yield _line(stage, side, reading, floor)
+            for part, spent in sorted(self.profiled[stage].parts_s().items(), key=lambda item: -item[1]):
+                yield from self._part(stage, side, part, spent, floors)
+        if side == "client":
+            yield _line(UNTIL_SENT, side, total_of(cheapest, _UNTIL_SENT), floors.stages.get(UNTIL_SENT))
+        yield _line(TOTAL, side, total_of(cheapest, cheapest), whole)
+
+    def _part(self, stage: str, side: str, part: str, spent: float, floors: Floors) -> Iterator[Figure]:
+        floor = self._part_floor_s(stage, part, floors)
+        yield Figure(stage, side, part, spent, floor_s=floor, ratio=ratio(spent, floor))
+        if part == "masks":
+            size = (floor or 0.0) * self.rates.keystream
+            beneath = {_KEYSTREAM: floor, _ADD: size / self.rates.add_in_cache}
+            for name, seconds in self.masks_s(spent).items():
+                limit = beneath.get(name)
+                yield Figure(stage, side, name, seconds, floor_s=limit, ratio=ratio(seconds, limit))
+
+    def _stage_floor_s(self, stage: str, floors: Floors) -> float | None:
+        known = floors.stages.get(stage)
+        if known is not None:
+            return known
+        reading = self.profiled[stage]
+        return sum(self._part_floor_s(stage, part, floors) or 0.0 for part in reading.parts) or None
+
+    def _part_floor_s(self, stage: str, part: str, floors: Floors) -> float | None:
+        known = floors.parts.get((stage, part))
+        return self.bare.floor_s(self.profiled[stage], part) if known is None else known
+
+
+@dataclass(frozen=True, slots=True)
 class Bill:
     """What the rounds of a setting cost.
 
     Attributes:
-        client: Readings by stage, round by round; the last round was profiled.
-        aggregator: Likewise.
-        client_rates: The best of its process over all rounds; of the aggregator likewise.
         exact: Whether every sum was that of the survivors' vectors, bit for bit.
     """
 
     setting: Setting
     params: Params
-    client: Sequence[dict[str, Reading]] = field(repr=False)
-    aggregator: Sequence[dict[str, Reading]] = field(repr=False)
-    client_rates: Rates
-    aggregator_rates: Rates
+    client: Side
+    aggregator: Side
     exact: bool
 
     # -- sizes ---------------------------------------------------------------------------------
@@ -65,7 +161,7 @@ class Bill:
     @property
     def stream_bytes(self) -> int:
         """4 d: one keystream, or one vector in memory, with all that travels beside the coordinates."""
-        return 4 * contribution_words(self.setting.coordinates, COUNTERS)
+        return stream_bytes(self.setting)
 
     @property
     def survivors(self) -> int:
@@ -75,14 +171,12 @@ class Bill:
     @property
     def leftover_masks(self) -> int:
         """Streams that are left in the sum of the survivors' vectors: S of their own, and D k' of edges."""
-        setting = self.setting
-        edges = setting.dropouts * self.params.neighbours * self.survivors / (setting.clients - 1)
-        return self.survivors + round(edges)
+        return leftover_masks(self.setting, self.params)
 
     @property
     def upload_bytes(self) -> int:
         """What one client sends in all."""
-        return sum(reading.bytes_up for reading in _cheapest(self.client).values())
+        return sum(reading.bytes_up for reading in self.client.cheapest.values())
 
     @property
     def upload_limit_bytes(self) -> int:
@@ -94,7 +188,7 @@ class Bill:
     @property
     def peak_mib(self) -> float:
         """Most memory that the aggregator held above its idle process, in any round."""
-        return max(reading.peak_mib for cost in self.aggregator for reading in cost.values())
+        return max(reading.peak_mib for cost in self.aggregator.rounds for reading in cost.values())
 
     @property
     def peak_limit_mib(self) -> float:
@@ -108,7 +202,7 @@ class Bill:
     def client_floor_s(self) -> float:
         """k + 1 keystreams."""
         neighbours = self.params.neighbours
-        return (neighbours + 1) * self.stream_bytes / self.client_rates.keystream
+        return (neighbours + 1) * self.stream_bytes / self.client.rates.keystream
 
     @property
     def aggregator_floor_s(self) -> float:
@@ -117,18 +211,18 @@ class Bill:
 
     @property
     def _add_floor_s(self) -> float:
-        return self.survivors * self.stream_bytes / self.aggregator_rates.add
+        return self.survivors * self.stream_bytes / self.aggregator.rates.add
 
     @property
     def _unmask_floor_s(self) -> float:
-        return self.leftover_masks * self.stream_bytes / self.aggregator_rates.keystream
+        return self.leftover_masks * self.stream_bytes / self.aggregator.rates.keystream
 
     # -- ratios that targets speak of ----------------------------------------------------------
 
     @property
     def client_ratio(self) -> float:
         """All that a client does until its vector is sent, as a multiple of its floor."""
-        cost = _sum(_cheapest(self.client), _UNTIL_SENT)
+        cost = total_of(self.client.cheapest, _UNTIL_SENT)
         return cost.cpu_s / self.client_floor_s
 
     @property
@@ -142,7 +236,7 @@ class Bill:
     @property
     def aggregator_ratio(self) -> float:
         """Opening the sum as a multiple of its floor."""
-        return min(cost[SUM].cpu_s for cost in self.aggregator) / self.aggregator_floor_s
+        return min(cost[SUM].cpu_s for cost in self.aggregator.rounds) / self.aggregator_floor_s
 
     # -- what these ratios consist of ----------------------------------------------------------
 
@@ -151,89 +245,57 @@ class Bill:
 
         From the round that was profiled, like all that follows: together a little more than the ratio.
         """
-        spent = _by_part(self.client[-1][stage] for stage in _UNTIL_SENT)
-        return _apart(spent, self.client_floor_s, masks_s=self.client_floor_s)
+        return self.client.multiples(_UNTIL_SENT, self.client_floor_s)
 
     def client_kernel_parts(self) -> dict[str, float]:
         """The same of rounding, keys, shares and masks alone."""
-        kernel = {*KERNEL_PARTS, *_OF_MASKS}
+        kernel = {*KERNEL_PARTS, _KEYSTREAM, _ADD, _REST}
         return {name: multiple for name, multiple in self.client_parts().items() if name in kernel}
 
     def aggregator_parts(self) -> dict[str, float]:
         """Each kind of work on opening the sum, as a multiple of the aggregator's floor."""
-        spent = _by_part([self.aggregator[-1][SUM]])
-        return _apart(spent, self.aggregator_floor_s, masks_s=self._unmask_floor_s)
+        return self.aggregator.multiples([SUM], self.aggregator_floor_s)
 
     def receiving_parts_s(self) -> dict[str, float]:
         """Each kind of the aggregator's work on all uploads, without the network; processor seconds."""
-        return _by_part([self.aggregator[-1][Phase.MASK.value]])
+        return self.aggregator.parts_s([Phase.MASK.value])
 
     def upload_parts(self) -> dict[str, float]:
         """Each stage's bytes as a share of what an upload may have."""
-        cost = _cheapest(self.client)
+        cost = self.client.cheapest
         return {stage: reading.bytes_up / self.upload_limit_bytes for stage, reading in cost.items()}
 
     def peak_parts(self) -> dict[str, float]:
         """The most that each stage held in any round as a share of what may be held; no sum of anything."""
         return {
-            stage: max(cost[stage].peak_mib for cost in self.aggregator) / self.peak_limit_mib
-            for stage in self.aggregator[-1]
+            stage: max(cost[stage].peak_mib for cost in self.aggregator.rounds) / self.peak_limit_mib
+            for stage in self.aggregator.profiled
         }
 
     # -- lines ---------------------------------------------------------------------------------
 
     def figures(self) -> Iterator[Figure]:
         """Every stage with its parts, the client first."""
-        yield from self._side("client", self.client)
-        yield from self._side("aggregator", self.aggregator)
-
-    def _side(self, side: str, rounds: Sequence[dict[str, Reading]]) -> Iterator[Figure]:
-        cost, profiled = _cheapest(rounds), rounds[-1]
-        for stage, reading in cost.items():
-            yield self._figure(stage, side, reading)
-            for part, spent in self._parts(stage, side, profiled[stage]):
-                floor = self._part_floor_s(stage, side, part)
-                yield Figure(stage, side, part, spent, floor_s=floor, ratio=ratio(spent, floor))
-        if side == "client":
-            yield self._figure(UNTIL_SENT, side, _sum(cost, _UNTIL_SENT))
-        yield self._figure(TOTAL, side, _sum(cost, cost))
-
-    def _figure(self, stage: str, side: str, reading: Reading) -> Figure:
-        floor = self._floor_s(stage, side)
-        return Figure(
-            stage, side, cpu_s=reading.cpu_s, wall_s=reading.wall_s,
-            bytes_up=reading.bytes_up, bytes_down=reading.bytes_down, peak_mib=reading.peak_mib,
-            floor_s=floor, ratio=ratio(reading.cpu_s, floor),
-        )  # fmt: skip
-
-    def _floor_s(self, stage: str, side: str) -> float | None:
-        if side == "client" and stage in (Phase.MASK.value, UNTIL_SENT):
-            return self.client_floor_s
-        if side == "aggregator" and stage == SUM:
-            return self.aggregator_floor_s
-        return None
-
-    def _part_floor_s(self, stage: str, side: str, part: str) -> float | None:
-        if side == "aggregator" and stage == SUM:
-            return {"masks": self._unmask_floor_s, "unpack and add": self._add_floor_s}.get(part)
-        return self.client_floor_s if side == "client" and part == "masks" else None
-
-    def _parts(self, stage: str, side: str, reading: Reading) -> Iterator[tuple[str, float]]:
-        """Kinds of work, the dearest first; the masks once more as keystream and what adding it took."""
-        for part, spent in sorted(reading.parts_s().items(), key=lambda item: -item[1]):
-            yield part, spent
-            floor = self._part_floor_s(stage, side, part) if part == "masks" else None
-            if floor is not None:
-                yield from zip(_OF_MASKS, _halves(spent, floor), strict=True)
+        mask, client = Phase.MASK.value, self.client_floor_s
+        yield from self.client.figures(
+            "client", Floors({mask: client, UNTIL_SENT: client}, {(mask, "masks"): client})
+        )
+        parts = {(SUM, "masks"): self._unmask_floor_s, (SUM, "unpack and add"): self._add_floor_s}
+        yield from self.aggregator.figures("aggregator", Floors({SUM: self.aggregator_floor_s}, parts))
 
 
-def _cheapest(rounds: Sequence[dict[str, Reading]]) -> dict[str, Reading]:
-    """The round that cost least; without the one that was profiled, if there is another."""
-    plain = rounds[:-1] or rounds
-    return min(plain, key=lambda cost: sum(reading.cpu_s for reading in cost.values()))
+def stream_bytes(setting: Setting) -> int:
+    """4 d: one keystream, or one vector in memory, with all that travels beside the coordinates."""
+    return 4 * contribution_words(setting.coordinates, COUNTERS)
 
 
-def _sum(cost: dict[str, Reading], stages: Sequence[str] | dict[str, Reading]) -> Reading:
+def leftover_masks(setting: Setting, params: Params) -> int:
+    """Streams that are left in the sum of the survivors' vectors: S of their own, and D k' of edges."""
+    survivors = setting.clients - setting.dropouts
+    return survivors + round(setting.dropouts * params.neighbours * survivors / (setting.clients - 1))
+
+
+def total_of(cost: Mapping[str, Reading], stages: Iterable[str]) -> Reading:
     """Several stages as one; memory is the most of any."""
     chosen = [cost[stage] for stage in stages]
     return Reading(
@@ -245,22 +307,9 @@ def _sum(cost: dict[str, Reading], stages: Sequence[str] | dict[str, Reading]) -
     )
 
 
-def _by_part(readings: Iterable[Reading]) -> dict[str, float]:
-    """Processor seconds of several stages by kind of work."""
-    spent: dict[str, float] = defaultdict(float)
-    for reading in readings:
-        for part, seconds in reading.parts_s().items():
-            spent[part] += seconds
-    return dict(spent)
-
-
-def _apart(spent: dict[str, float], floor_s: float, *, masks_s: float) -> dict[str, float]:
-    """Multiples of a floor, the masks as keystream and addition; `masks_s` is the keystream's own floor."""
-    halves = dict(zip(_OF_MASKS, _halves(spent.get("masks", 0.0), masks_s), strict=True))
-    whole = halves | {name: seconds for name, seconds in spent.items() if name != "masks"}
-    return {name: seconds / floor_s for name, seconds in whole.items()}
-
-
-def _halves(masks_s: float, floor_s: float) -> tuple[float, float]:
-    """What masking took, as keystream at the machine's limit and the rest."""
-    return min(masks_s, floor_s), max(0.0, masks_s - floor_s)
+def _line(stage: str, side: str, reading: Reading, floor: float | None) -> Figure:
+    return Figure(
+        stage, side, cpu_s=reading.cpu_s, wall_s=reading.wall_s,
+        bytes_up=reading.bytes_up, bytes_down=reading.bytes_down, peak_mib=reading.peak_mib,
+        floor_s=floor or None, ratio=ratio(reading.cpu_s, floor),
+    )  # fmt: skip

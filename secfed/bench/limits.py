@@ -21,7 +21,7 @@ from secfed.crypto.labels import Label
 from secfed.encoding import ring
 from secfed.encoding.fixedpoint import FixedPoint
 
-__all__ = ["TURNS", "Rates", "Work", "every_limit", "kernel_parts", "kernel_ratio", "measure_rates"]
+__all__ = ["TURNS", "Rates", "Work", "every_limit", "kernel_ratio", "measure_rates"]
 
 _TILE_BYTES = 1 << 17
 _TURN_BYTES = 1 << 24
@@ -35,30 +35,34 @@ _VECTOR = 1_000_000
 
 _GB = 1e9
 
-_IN_CACHE = "uint32 add in cache"
-
 Work = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The two rates that floors are made of, bytes a second of one thread.
+    """The rates that floors of vectors are made of, bytes a second of one thread.
 
     Attributes:
         keystream: The best AES-256 keystream that `cryptography` gives into a buffer that stays in cache.
         add: uint32 words added to a vector that does not fit a cache.
+        add_in_cache: The same to a tile that does.
     """
 
     keystream: float
     add: float
+    add_in_cache: float
 
     def best(self, other: Rates) -> Rates:
         """The faster of two measurements, each rate for itself."""
-        return Rates(max(self.keystream, other.keystream), max(self.add, other.add))
+        return Rates(
+            max(self.keystream, other.keystream),
+            max(self.add, other.add),
+            max(self.add_in_cache, other.add_in_cache),
+        )
 
 
 def measure_rates(turns: int = TURNS) -> Rates:
-    """Both rates, in about 0.1 s."""
+    """All of them, in about 0.1 s."""
     key = os.urandom(32)
     modes: tuple[Callable[[], Cipher[CTR | GCM]], ...] = (
         lambda: Cipher(AES(key), CTR(bytes(16))),
@@ -68,19 +72,7 @@ def measure_rates(turns: int = TURNS) -> Rates:
     total, words = np.zeros(4 * _VECTOR, np.uint32), np.ones(4 * _VECTOR, np.uint32)
     best = min(min(_seconds(draw) for draw in draws) for _ in range(turns))
     added = min(_seconds(lambda: ring.add_into(total, words)) for _ in range(turns))
-    return Rates(_TURN_BYTES / best, words.nbytes / added)
-
-
-def kernel_parts(ratio: float, keystream: float, turns: int = TURNS) -> dict[str, float]:
-    """What the mask kernel's ratio consists of: keystream, its addition to a tile in cache, and the rest.
-
-    Args:
-        ratio: The kernel's time as a multiple of the keystream's.
-        keystream: The keystream's bytes a second.
-    """
-    size, work = _streams()[_IN_CACHE]
-    added = keystream * _least(work, turns) / size
-    return {"keystream": 1.0, "adding it in cache": added, "rest": max(0.0, ratio - 1.0 - added)}
+    return Rates(_TURN_BYTES / best, words.nbytes / added, _TURN_BYTES / _least(_add_in_cache(), turns))
 
 
 def kernel_ratio(neighbours: int, coordinates: int, turns: int = 9) -> tuple[float, float, float]:
@@ -133,16 +125,9 @@ def _ciphers() -> dict[str, Callable[[], Cipher[CTR | GCM | None]]]:
 def _streams() -> dict[str, tuple[int, Work]]:
     """Work on bytes: how many, and the work."""
     large, other = np.zeros(4 * _VECTOR, np.uint32), np.ones(4 * _VECTOR, np.uint32)
-    tile, tiles = np.zeros(_TILE_BYTES // 4, np.uint32), np.ones(_TILE_BYTES // 4, np.uint32)
-    turns = _TURN_BYTES // _TILE_BYTES
-
-    def in_cache() -> None:
-        for _ in range(turns):
-            np.add(tile, tiles, tile)
-
     return {
         "uint32 add from memory": (large.nbytes, lambda: ring.add_into(large, other)),
-        _IN_CACHE: (_TURN_BYTES, in_cache),
+        "uint32 add in cache": (_TURN_BYTES, _add_in_cache()),
         "copy": (large.nbytes, lambda: np.copyto(large, other)),
     }
 
@@ -200,6 +185,17 @@ def _draw(cipher: Callable[[], Cipher[CTR | GCM | None]]) -> Work:
             context.update_into(zeros, out)
 
     return draw
+
+
+def _add_in_cache() -> Work:
+    """One tile to another, over and over."""
+    tile, tiles = np.zeros(_TILE_BYTES // 4, np.uint32), np.ones(_TILE_BYTES // 4, np.uint32)
+
+    def add() -> None:
+        for _ in range(_TURN_BYTES // _TILE_BYTES):
+            np.add(tile, tiles, tile)
+
+    return add
 
 
 def _times(work: Work, calls: int) -> Work:

@@ -14,18 +14,16 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["Meter", "Parts", "Reading", "Target", "memory_mib"]
+__all__ = ["Meter", "Parts", "Reading", "Target", "forget_peak", "memory_mib"]
 
 Target = tuple[ModuleType | type, str]
 """Where a function is found by those who call it, and its name there."""
-
-_RESET = Path("/proc/self/clear_refs")
 
 _KIB_A_MIB = 1024
 
@@ -37,6 +35,7 @@ class Reading:
     Attributes:
         peak_mib: Most memory held in the stage above what the meter found at its start.
         parts: Processor seconds by kind of work.
+        work: For each kind, what was called: for each function how often, and with how many bytes in all.
     """
 
     cpu_s: float = 0.0
@@ -45,6 +44,7 @@ class Reading:
     bytes_down: int = 0
     peak_mib: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
+    work: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
 
     def parts_s(self) -> dict[str, float]:
         """Processor seconds by part; what belongs to none is `rest`."""
@@ -69,7 +69,7 @@ class Parts:
     def __init__(self, targets: dict[str, tuple[Target, ...]], spread: Collection[str] = ()) -> None:
         self._targets = targets
         self._spread = frozenset(spread)
-        self._into: dict[str, float] | None = None
+        self._into: Reading | None = None
         self._lock = threading.Lock()
         self._thread = _Thread()
         self._former: list[tuple[ModuleType | type, str, object]] = []
@@ -80,7 +80,8 @@ class Parts:
             for owner, attribute in targets:
                 found = vars(owner)[attribute]
                 self._former.append((owner, attribute, found))
-                setattr(owner, attribute, self._wrapped(name, found))
+                label = f"{owner.__name__.rpartition('.')[2]}.{attribute}"
+                setattr(owner, attribute, self._wrapped(name, label, found))
 
     def unwrap(self) -> None:
         """Everything is what it was."""
@@ -88,14 +89,9 @@ class Parts:
             owner, attribute, found = self._former.pop()
             setattr(owner, attribute, found)
 
-    @contextmanager
-    def entered_in(self, into: dict[str, float]) -> Iterator[None]:
-        """Enter what happens from here on in this account; outside of it nothing is timed."""
+    def enter_in(self, into: Reading | None) -> None:
+        """Enter what happens from here on in this account; in none, nothing is timed."""
         self._into = into
-        try:
-            yield
-        finally:
-            self._into = None
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -108,22 +104,31 @@ class Parts:
         finally:
             self._enter(name, clock() - begin)
 
-    def _wrapped(self, name: str, found: Any) -> Any:
+    def _wrapped(self, name: str, label: str, found: Any) -> Any:
         if isinstance(found, classmethod):
-            return classmethod(self._timed(name, found.__func__))
+            return classmethod(self._timed(name, label, found.__func__))
         if isinstance(found, staticmethod):
-            return staticmethod(self._timed(name, found.__func__))
-        return self._timed(name, found)
+            return staticmethod(self._timed(name, label, found.__func__))
+        return self._timed(name, label, found)
 
-    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, name: str, label: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def timed(*arguments: Any, **named: Any) -> Any:
             if self._into is None:
                 return function(*arguments, **named)
             with self.part(name):
-                return function(*arguments, **named)
+                given = function(*arguments, **named)
+            self._count(name, label, sum(map(_size_bytes, arguments)) or _size_bytes(given))
+            return given
 
         return timed
+
+    def _count(self, name: str, label: str, size_bytes: int) -> None:
+        with self._lock:
+            if self._into is not None:
+                of_part = self._into.work.setdefault(name, {})
+                calls, before = of_part.get(label, (0, 0))
+                of_part[label] = calls + 1, before + size_bytes
 
     def _enter(self, name: str, spent: float) -> None:
         inner = self._thread.inner
@@ -132,7 +137,7 @@ class Parts:
             inner[-1] += spent
         with self._lock:
             if self._into is not None:
-                self._into[name] = self._into.get(name, 0.0) + own
+                self._into.parts[name] = self._into.parts.get(name, 0.0) + own
 
 
 class Meter:
@@ -145,21 +150,37 @@ class Meter:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._idle_mib = memory_mib("VmRSS")
+        self._running: tuple[Reading, float, float] | None = None
         self.readings: dict[str, Reading] = defaultdict(Reading)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Reading]:
         """Time what happens inside; a stage may come in several pieces."""
-        reading = self.readings[name]
-        _forget_peak()
-        wall, cpu = time.perf_counter(), time.process_time()
+        reading = self.enter(name)
         try:
-            with self._parts.entered_in(reading.parts):
-                yield reading
+            yield reading
         finally:
-            reading.cpu_s += time.process_time() - cpu
-            reading.wall_s += time.perf_counter() - wall
-            reading.peak_mib = max(reading.peak_mib, memory_mib("VmHWM") - self._idle_mib)
+            self.leave()
+
+    def enter(self, name: str) -> Reading:
+        """End the stage that is running, if one is, and begin this one or go on with it."""
+        self.leave()
+        reading = self.readings[name]
+        forget_peak()
+        self._running = reading, time.perf_counter(), time.process_time()
+        self._parts.enter_in(reading)
+        return reading
+
+    def leave(self) -> None:
+        """End the stage that is running, if one is."""
+        if self._running is None:
+            return
+        self._parts.enter_in(None)
+        reading, wall, cpu = self._running
+        self._running = None
+        reading.cpu_s += time.process_time() - cpu
+        reading.wall_s += time.perf_counter() - wall
+        reading.peak_mib = max(reading.peak_mib, memory_mib("VmHWM") - self._idle_mib)
 
     def clear(self) -> None:
         """Begin again; what counts as idle stays."""
@@ -173,9 +194,15 @@ def memory_mib(name: str, process: int | str = "self") -> float:
     return int(found) / _KIB_A_MIB
 
 
-def _forget_peak() -> None:
+def forget_peak(process: int | str = "self") -> None:
     """Let the kernel count the most memory held from now on; where it cannot, peaks are of the whole run."""
-    try:
-        _RESET.write_text("5", encoding="ascii")
-    except OSError:
-        return
+    with suppress(OSError):
+        Path(f"/proc/{process}/clear_refs").write_text("5", encoding="ascii")
+
+
+def _size_bytes(value: object) -> int:
+    """Of bytes, or of an array; 0 of anything else."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return len(value)
+    size = getattr(value, "nbytes", 0)
+    return size if isinstance(size, int) else 0

@@ -15,19 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from secfed.bench.cohort import AGGREGATOR, Cohort, Silent, Vector
+from secfed.bench.floors import Bare, Kernel, measure_bare, time_kernel
 from secfed.bench.limits import Rates, measure_rates
 from secfed.bench.meter import Meter, Parts, Reading, Target
-from secfed.crypto import agreement, shamir
+from secfed.bench.work import OF_AGGREGATOR, OF_CLIENT, LongHash
 from secfed.crypto.labels import Label
-from secfed.encoding import ring
-from secfed.identity import signed
 from secfed.identity.roles import Role
 from secfed.ids import ClientId, MemberIndex
 from secfed.rounds.attempt import LiveAttempt, SpoolUploads, open_attempt
 from secfed.rounds.exchange import Answer, Ask, Told
 from secfed.rounds.house import House, adapter_digest
 from secfed.rounds.jobs import JobBook
-from secfed.secagg import derive, graph, masking
 from secfed.secagg.aggregator import AggregatorSession
 from secfed.secagg.client import ClientSession
 from secfed.secagg.manifest import manifest_context
@@ -36,106 +34,52 @@ from secfed.secagg.params import Params
 from secfed.secagg.record import AggregatorRecord
 from secfed.store.adapters import AdapterStore
 from secfed.store.decisions import DecisionStore
-from secfed.store.spool import Spool, SpoolWriter
+from secfed.store.spool import Spool
 from secfed.transport import chunks
 from secfed.wire import calls, sums
 from secfed.wire.codec import ProtoCodec
 
-__all__ = ["ENCODE", "OPEN", "SUM", "AggregatorSeat", "ClientSeat", "reply_of"]
+__all__ = ["ENCODE", "OPEN", "SUM", "AggregatorSeat", "ClientSeat", "Seat", "reply_of"]
 
 ENCODE, OPEN, SUM = "encode", "open", "sum"
 """Stages beside the phases: rounding the vector, signing the manifest, opening the sum."""
-
-_SHA256 = hashlib.sha256
-
-
-class _Hash:
-    """SHA-256 by methods that can be timed: those of the library's own objects cannot be wrapped."""
-
-    def __init__(self, data: bytes | memoryview = b"") -> None:
-        self._hash = _SHA256(data)
-
-    def update(self, data: bytes | memoryview) -> None:
-        """Take in more."""
-        self._hash.update(data)
-
-    def digest(self) -> bytes:
-        """Of all that was taken in, 32 bytes."""
-        return self._hash.digest()
-
-
-_COMMON: dict[str, tuple[Target, ...]] = {
-    "signatures": ((signed, "sign"), (signed, "open_")),
-    "statements": ((ProtoCodec, "encode"), (ProtoCodec, "decode")),
-    "messages": (
-        (sums, "decode_said"),
-        (sums, "decode_told"),
-        (sums, "encode_said"),
-        (sums, "encode_told"),
-        (calls, "encode_upload_frame"),
-        (calls, "decode_upload_frame"),
-    ),
-    "commitments": (
-        (derive, "item_digest"),
-        (derive, "self_commitment"),
-        (derive, "recovery_commitment"),
-        (derive, "edge_commitment"),
-    ),
-    "AEAD": (
-        (derive, "seal_envelope"),
-        (derive, "open_envelope"),
-        (derive, "seal_blob"),
-        (derive, "open_blob"),
-    ),
-    "decisions on disk": ((DecisionStore, "put"), (DecisionStore, "scan")),
-    "graph": ((graph, "ring_order"),),
-    "hash": ((_Hash, "__init__"), (_Hash, "update")),
-}
-
-_CLIENT = _COMMON | {
-    "key agreement": (
-        (agreement.KeyPair, "generate"),
-        (agreement.KeyPair, "decapsulate"),
-        (agreement, "encapsulate"),
-        (agreement, "edge_secret"),
-        (agreement, "check_public"),
-        (derive, "edge_keys"),
-    ),
-    "Shamir": ((shamir, "split"), (shamir, "random_secret"), (shamir, "check_share")),
-    "masks": ((masking, "mask"),),
-    "pack": ((ring, "pack"),),
-}
-
-_AGGREGATOR = _COMMON | {
-    "key checks": ((agreement, "check_public"),),
-    "Shamir": ((shamir.Weights, "__init__"), (shamir.Weights, "combine")),
-    "masks": ((masking, "unmask"),),
-    "unpack and add": ((ring, "sum_packed"), (ring, "add_packed")),
-    "pack": ((ring, "pack"),),
-    "spool": ((SpoolWriter, "write"), (SpoolWriter, "commit"), (Spool, "writer")),
-}
 
 
 class Seat:
     """What both sides are asked besides their messages.
 
     Args:
+        folder: Where it writes.
         parts: What is told apart in a round that is profiled.
         spread: See `meter.Parts`.
     """
 
-    def __init__(self, parts: dict[str, tuple[Target, ...]], spread: Collection[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, parts: dict[str, tuple[Target, ...]], spread: Collection[str] = ()
+    ) -> None:
+        self._folder = folder
         self._parts = Parts(parts, spread)
         self._meter = Meter(self._parts)
+        self._native = hashlib.sha256
 
     def profile(self) -> None:
-        """Tell the kinds of work apart from here on, which costs a little; nobody takes it back."""
-        vars(hashlib)["sha256"] = _Hash
+        """Tell the kinds of work apart from here on, which costs a little."""
+        vars(hashlib)["sha256"] = LongHash
         self._parts.wrap()
 
     def rates(self) -> Rates:
         """This process' limits, now."""
         return measure_rates()
+
+    def bare(self, params: Params) -> Bare:
+        """What the primitives take by themselves; the rounds are over, and nothing is told apart any more."""
+        self._parts.unwrap()
+        vars(hashlib)["sha256"] = self._native
+        return measure_bare(params, self._folder)
+
+    def kernel(self, length: int, streams: int, threads: int = 1) -> Kernel:
+        """The mask kernel by itself, with and without its additions."""
+        return time_kernel(length, streams, threads)
 
     def readings(self) -> dict[str, Reading]:
         """What each stage cost since this was asked last."""
@@ -155,7 +99,7 @@ class ClientSeat(Seat):
     """
 
     def __init__(self, cohort: Cohort, member: MemberIndex, folder: Path) -> None:
-        super().__init__(_CLIENT)
+        super().__init__(folder, OF_CLIENT)
         self._cohort, self._member = cohort, member
         self._roster = cohort.roster()
         self._job = cohort.job(self._roster)
@@ -166,7 +110,7 @@ class ClientSeat(Seat):
     def offer(self, number: int) -> None:
         """Round the vector, and be ready for a round."""
         vector = self._cohort.coordinates(self._member)
-        with self._meter.stage(ENCODE), self._parts.part("quantise"):
+        with self._meter.stage(ENCODE):
             words = self._cohort.encoded(self._member, vector)
         terms = self._cohort.terms(self._roster, self._job, number)
         us = self._cohort.membership(self._member, self._members, ProtoCodec(), self._decisions)
@@ -226,7 +170,7 @@ class AggregatorSeat(Seat):
     """
 
     def __init__(self, cohort: Cohort, folder: Path) -> None:
-        super().__init__(_AGGREGATOR, spread=["masks"])
+        super().__init__(folder, OF_AGGREGATOR, spread=["masks"])
         self._cohort = cohort
         roster = cohort.roster()
         self._decisions = DecisionStore(folder / "decisions.sqlite")
@@ -328,11 +272,12 @@ class AggregatorSeat(Seat):
         try:
             assembly = chunks.Assembly(upload.size_bytes)
             for frame in frames[1:]:
-                piece = calls.decode_upload_frame(frame)
-                if not isinstance(piece, calls.Piece):
-                    raise TypeError("an upload goes on with pieces")
-                assembly.accept(piece.offset, len(piece.data))
-                upload.write(piece.data)
+                offset, size = assembly.next
+                piece = calls.piece_at(frame, offset, size)
+                if piece is None:
+                    raise TypeError("an upload goes on with its next piece")
+                assembly.accept(offset, size)
+                upload.write(piece)
                 self._attempt.progress(upload)
             assembly.finish()
             upload.commit()

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secfed.bench.cohort import Cohort, Setting, gather
-from secfed.bench.costs import Bill
+from secfed.bench.costs import Bill, Side, leftover_masks
 from secfed.bench.limits import Rates
 from secfed.bench.meter import Reading
 from secfed.bench.processes import Apart
@@ -84,15 +84,26 @@ def measure(setting: Setting, folder: Path, tell: Callable[[str], None] = lambda
             stage = _Round(cohort, aggregator, client, crowd, measured, number)
             stage.play(tell)
             rounds.append(stage)
-    return Bill(
-        setting,
-        rounds[0].params,
-        [each.client_cost for each in rounds],
-        [each.aggregator_cost for each in rounds],
-        functools.reduce(Rates.best, (each.client_rates for each in rounds)),
-        functools.reduce(Rates.best, (each.aggregator_rates for each in rounds)),
-        exact=all(each.exact for each in rounds),
-    )
+        tell("primitives by themselves")
+        params, length = rounds[0].params, rounds[0].length
+        masks = leftover_masks(setting, params)
+        return Bill(
+            setting,
+            params,
+            Side(
+                [each.client_cost for each in rounds],
+                functools.reduce(Rates.best, (each.client_rates for each in rounds)),
+                client.call("bare", params),
+                client.call("kernel", length, params.neighbours + 1),
+            ),
+            Side(
+                [each.aggregator_cost for each in rounds],
+                functools.reduce(Rates.best, (each.aggregator_rates for each in rounds)),
+                aggregator.call("bare", params),
+                aggregator.call("kernel", length, masks, setting.threads),
+            ),
+            exact=all(each.exact for each in rounds),
+        )
 
 
 def _check_feasible(setting: Setting) -> None:
@@ -265,6 +276,7 @@ class _Round:
         crowd.offer(number)
         client.call("offer", number)
         self.params: Params = aggregator.call("open", number)
+        self.length = crowd.true_sum.size
         self.client_cost: dict[str, Reading] = {}
         self.aggregator_cost: dict[str, Reading] = {}
         self.exact = False

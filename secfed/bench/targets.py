@@ -24,6 +24,7 @@ from pathlib import Path
 from secfed.bench import limits, loopback, secure_sum
 from secfed.bench.cohort import Setting
 from secfed.bench.costs import Bill
+from secfed.bench.floors import time_kernel
 from secfed.bench.roundtrip import RoundTrip
 
 __all__ = ["Row", "measure", "row_of_trip", "rows_of", "rows_of_all"]
@@ -114,7 +115,7 @@ def measure(
     tell("the mask kernel")
     kernel, keystream, ratio = limits.kernel_ratio(9, 1_000_000, 15)
     rates = f"{kernel / 1e9:.1f} of {keystream / 1e9:.1f} GB/s"
-    parts = limits.kernel_parts(ratio, keystream)
+    parts = _kernel_parts(ratio, keystream)
     yield Row(1, "mask kernel to keystream, k = 9, d = 1e6", ratio, _KERNEL_AT_MOST, rates, parts)
     bills: list[Bill] = []
     for case in _cases(threads, thousand=thousand):
@@ -131,6 +132,14 @@ def measure(
     yield row_of_trip(trip, alike)
     if models is not None:
         yield from _steps(models, tell)
+
+
+def _kernel_parts(ratio: float, keystream: float) -> dict[str, float]:
+    """What the kernel's ratio consists of: its keystreams, its additions, each timed, and the rest."""
+    kernel = time_kernel(1_000_000, 10)
+    limit = 10 * 4_000_000 / keystream
+    parts = {"keystream": kernel.keystream_s / limit, "adding it": kernel.add_s / limit}
+    return parts | {"rest": max(0.0, ratio - sum(parts.values()))}
 
 
 def rows_of(bill: Bill, *, client: float | None, aggregator: float | None) -> Iterator[Row]:

@@ -89,10 +89,13 @@ def secure_sum(
     which are timed; all others only play their part. The last line says whether the sum is the survivors'
     sum bit for bit. With --grpc the whole round runs over the network, and wall time is split instead.
 
-    FLOOR is what this machine's keystream and additions of the same run allow; short vectors lie far above
-    it, because keys, shares and signatures cost the same whatever the length. `until sent` is all that a
-    client does before its vector is on its way. Parts are of the last round, which is profiled and
-    counts only if it is the only one; `masks: ...` splits `masks` by the keystream's rate.
+    FLOOR is of the same run. Of `mask`, `until sent` and `sum` it is what keystream and additions allow;
+    short vectors lie far above it, as keys, shares and signatures cost the same whatever the length. Of a
+    part it is its calls and bytes at the price of the bare primitive: X25519, ML-KEM and HKDF; Shamir in
+    Python's integers; AES-GCM; Ed25519; SHA-256; rounding by numpy; a synced write; of messages, statements
+    and packing one copy. Of any other stage it is the sum of its parts. `rest` has none. `until sent` is
+    all that a client does before its vector is on its way. Parts are of the last round, which is profiled
+    and counts only if it is the only one; `masks: ...` is the kernel, timed with and without its additions.
     """
     from secfed.bench.cohort import Setting
     from secfed.errors import ConfigError

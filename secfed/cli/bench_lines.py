@@ -60,8 +60,8 @@ def sum_lines(bill: Bill) -> Iterator[str]:
             "upload_limit_bytes": bill.upload_limit_bytes,
             "peak_mib": bill.peak_mib,
             "peak_limit_mib": bill.peak_limit_mib,
-            "keystream_gb_s": bill.client_rates.keystream / 1e9,
-            "add_gb_s": bill.aggregator_rates.add / 1e9,
+            "keystream_gb_s": bill.client.rates.keystream / 1e9,
+            "add_gb_s": bill.aggregator.rates.add / 1e9,
         },
     )
 
@@ -79,7 +79,7 @@ def sum_words(bill: Bill) -> Iterator[str]:
     yield _table(
         each for each in figures if each.part is None or (each.cpu_s or 0.0) >= _SHOWN * whole[each.side]
     )
-    keystream, add = bill.client_rates.keystream / 1e9, bill.aggregator_rates.add / 1e9
+    keystream, add = bill.client.rates.keystream / 1e9, bill.aggregator.rates.add / 1e9
     peak, peak_limit = bill.peak_mib, bill.peak_limit_mib
     yield ""
     yield f"limits      {keystream:.1f} GB/s of keystream, {add:.1f} GB/s of additions, in one thread"

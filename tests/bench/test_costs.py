@@ -6,7 +6,8 @@ import pytest
 
 from secfed.bench.bare import Stream
 from secfed.bench.cohort import Setting
-from secfed.bench.costs import TOTAL, UNTIL_SENT, Bill
+from secfed.bench.costs import TOTAL, UNTIL_SENT, Bill, Side
+from secfed.bench.floors import Bare, Kernel
 from secfed.bench.limits import Rates
 from secfed.bench.meter import Reading
 from secfed.bench.roundtrip import RoundTrip
@@ -15,12 +16,20 @@ from secfed.bench.targets import Row, row_of_trip, rows_of, rows_of_all
 from secfed.secagg.messages import Phase
 from secfed.secagg.params import Params
 
+BARE = Bare({"derive.seal_envelope": 0.25}, {"derive.seal_envelope": 0.01})
 PHASES = [phase.value for phase in Phase if phase is not Phase.DONE]
 
 
 def client(cpu_s: float, up: int = 100) -> dict[str, Reading]:
+    """Half of each stage is masks, a tenth is two calls of AEAD with 100 bytes."""
     return {
-        stage: Reading(cpu_s=cpu_s, bytes_up=up, parts={"masks": cpu_s / 2}) for stage in [ENCODE, *PHASES]
+        stage: Reading(
+            cpu_s=cpu_s,
+            bytes_up=up,
+            parts={"masks": cpu_s / 2, "AEAD": cpu_s / 10},
+            work={"AEAD": {"derive.seal_envelope": (2, 100)}},
+        )
+        for stage in [ENCODE, *PHASES]
     }
 
 
@@ -35,10 +44,18 @@ def bill() -> Bill:
     return Bill(
         Setting(10, 998, 3),
         Params.complete(10, 1, min_cohort=3),
-        [client(3.0), client(2.0), client(9.0)],
-        [aggregator(5.0), aggregator(4.0, 7.0), aggregator(8.0)],
-        Rates(keystream=1000.0, add=2000.0),
-        Rates(keystream=500.0, add=700.0),
+        Side(
+            [client(3.0), client(2.0), client(9.0)],
+            Rates(keystream=1000.0, add=2000.0, add_in_cache=4000.0),
+            BARE,
+            Kernel(keystream_s=4.0, add_s=0.2),
+        ),
+        Side(
+            [aggregator(5.0), aggregator(4.0, 7.0), aggregator(8.0)],
+            Rates(keystream=500.0, add=700.0, add_in_cache=900.0),
+            BARE,
+            Kernel(keystream_s=5.0, add_s=4.0),
+        ),
         exact=True,
     )
 
@@ -61,32 +78,58 @@ def test_bounds_worked_by_hand(bill: Bill) -> None:
 def test_the_cheapest_round_counts_and_the_profiled_one_gives_the_parts(bill: Bill) -> None:
     """Rounds of 3, 2 and 9 s a stage: 5 stages of 2 s against the floor; the parts are of the last."""
     assert bill.client_ratio == 5 * 2.0 / bill.client_floor_s
-    assert bill.client_kernel_ratio == 5 * 4.5 / bill.client_floor_s
+    assert bill.client_kernel_ratio == pytest.approx(5 * 5.4 / bill.client_floor_s)
     assert bill.aggregator_ratio == 4.0 / bill.aggregator_floor_s
     lines = {(each.side, each.stage, each.part): each for each in bill.figures()}
     assert lines["client", UNTIL_SENT, None].cpu_s == 10.0
     assert lines["client", TOTAL, None].cpu_s == 14.0
     assert lines["client", Phase.MASK.value, "masks"].cpu_s == 4.5
-    assert lines["client", Phase.MASK.value, "rest"].cpu_s == 4.5
+    assert lines["client", Phase.MASK.value, "rest"].cpu_s == pytest.approx(3.6)
     assert lines["aggregator", SUM, None].ratio == bill.aggregator_ratio
     assert lines["aggregator", SUM, "masks"].floor_s == 28 * 4000 / 500
 
 
-def test_keystream_and_addition_make_up_the_masks(bill: Bill) -> None:
-    parts = {
-        each.part: each.cpu_s for each in bill.figures() if (each.side, each.stage) == ("aggregator", SUM)
+def test_masks_are_the_kernels_two_halves_and_what_the_round_took_beside_them(bill: Bill) -> None:
+    """4 s and .2 s of the client's 4.5; the aggregator's kernel by itself was dearer than its round."""
+
+    def split(side: str, stage: str) -> dict[str | None, tuple[float | None, float | None]]:
+        return {
+            each.part: (each.cpu_s, each.floor_s)
+            for each in bill.figures()
+            if (each.side, each.stage) == (side, stage) and (each.part or "").startswith("masks: ")
+        }
+
+    assert split("client", Phase.MASK.value) == {
+        "masks: keystream": (4.0, 40.0),
+        "masks: add": (pytest.approx(0.2), 10.0),
+        "masks: rest": (pytest.approx(0.3), None),
     }
-    split = [parts[name] or 0.0 for name in ("masks: keystream, at the limit", "masks: add")]
-    assert sum(split) == parts["masks"] == 8.0
+    assert {name: cost for name, (cost, _) in split("aggregator", SUM).items()} == {
+        "masks: keystream": 5.0,
+        "masks: add": 3.0,
+        "masks: rest": 0.0,
+    }
+
+
+def test_a_floor_is_what_was_called_at_the_price_of_its_primitive(bill: Bill) -> None:
+    """Two seals of .25 s and 100 bytes at .01 s in a stage; where the protocol has its own floor, that."""
+    lines = {(each.side, each.stage, each.part): each for each in bill.figures()}
+    share, mask = Phase.SHARE.value, Phase.MASK.value
+    assert lines["client", share, "AEAD"].floor_s == 2 * 0.25 + 100 * 0.01
+    assert lines["client", share, "AEAD"].ratio == pytest.approx(0.9 / 1.5)
+    assert lines["client", share, None].floor_s == 1.5  # masks stand on no primitive outside their phase
+    assert lines["client", mask, None].floor_s == bill.client_floor_s
+    assert lines["client", share, "rest"].floor_s is None
+    assert lines["client", TOTAL, None].floor_s == pytest.approx(6 * 1.5 + bill.client_floor_s)
 
 
 def test_parts_make_up_the_ratio_of_the_profiled_round(bill: Bill) -> None:
-    """9 s a stage, half of it masks: 22.5 s of them are below the keystream's floor of 40 s."""
-    floor = bill.client_floor_s
-    assert bill.client_parts() == {
-        "masks: keystream, at the limit": 22.5 / floor, "masks: add": 0.0, "rest": 22.5 / floor
-    }  # fmt: skip
-    assert bill.client_kernel_ratio == 22.5 / floor
+    """9 s a stage: half of it masks, a tenth AEAD."""
+    floor, parts = bill.client_floor_s, bill.client_parts()
+    assert sum(parts.values()) == pytest.approx(5 * 9.0 / floor)
+    assert parts["masks: keystream"] == 4.0 / floor
+    assert parts["AEAD"] == pytest.approx(5 * 0.9 / floor)
+    assert bill.client_kernel_ratio == pytest.approx(5 * 5.4 / floor)
     assert sum(bill.aggregator_parts().values()) == pytest.approx(8.0 / bill.aggregator_floor_s)
     assert bill.receiving_parts_s() == {"masks": 8.0, "rest": 0.0}
     assert sum(bill.upload_parts().values()) == pytest.approx(bill.upload_bytes / bill.upload_limit_bytes)

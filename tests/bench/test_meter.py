@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from secfed.bench.meter import Meter, Parts
@@ -92,6 +93,37 @@ def test_functions_of_modules_and_pieces_of_the_measuring_program_are_parts_too(
         vars(module)["work"](SPIN_S)
     parts.unwrap()
     assert meter.readings["one"].parts.keys() == {"own", "module"}
+
+
+def test_calls_and_their_bytes_are_counted_by_function() -> None:
+    """What goes in counts, arrays by their bytes; where nothing goes in, what comes out."""
+    module = ModuleType("made")
+    vars(module).update(work=lambda *_: b"", draw=lambda count: bytes(count))
+    parts = Parts({"part": ((module, "work"), (module, "draw"), (Work, "aside"))})
+    meter = Meter(parts)
+    parts.wrap()
+    with meter.stage("one"):
+        vars(module)["work"](b"four", bytearray(3), np.zeros(2, np.uint32))
+        vars(module)["work"](b"")
+        vars(module)["draw"](5)
+        Work.aside(1)
+    vars(module)["work"](b"outside of a stage")
+    parts.unwrap()
+    counted = {"made.work": (2, 15), "made.draw": (1, 5), "Work.aside": (1, 0)}
+    assert meter.readings["one"].work == {"part": counted}
+
+
+def test_a_stage_that_is_entered_ends_the_one_before() -> None:
+    """Each has its own time; what comes after the last belongs to none."""
+    meter = Meter(Parts({}))
+    meter.enter("one")
+    spin(SPIN_S)
+    meter.enter("two")
+    meter.leave()
+    spin(2 * SPIN_S)
+    meter.leave()
+    assert meter.readings["one"].cpu_s >= SPIN_S
+    assert meter.readings["two"].cpu_s < 2 * SPIN_S
 
 
 def test_work_of_several_threads_is_each_threads_own() -> None:
