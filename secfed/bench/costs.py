@@ -114,7 +114,8 @@ class Side:
             floor = self._stage_floor_s(stage, floors)
             whole += floor or 0.0
             yield _line(stage, side, reading, floor)
-            for part, spent in sorted(self.profiled[stage].parts_s().items(), key=lambda item: -item[1]):
+            parts = self.profiled[stage].parts_s() if self.profiled[stage].parts else {}
+            for part, spent in sorted(parts.items(), key=lambda item: -item[1]):
                 yield from self._part(stage, side, part, spent, floors)
         if side == "client":
             yield _line(UNTIL_SENT, side, total_of(cheapest, _UNTIL_SENT), floors.stages.get(UNTIL_SENT))

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from secfed.bench.meter import memory_mib
+from secfed.bench.meter import forget_peak, memory_mib
 from secfed.errors import NetworkError
 
 __all__ = ["PATIENCE_S", "Daemon"]
@@ -38,7 +38,7 @@ class Daemon:
     def __init__(self, config: Path) -> None:
         self._config, self._log = config, config.with_name("output.log")
         self._process: subprocess.Popen[bytes] | None = None
-        self.idle_mib = 0.0
+        self.idle_mib, self._most_mib = 0.0, 0.0
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
@@ -78,7 +78,14 @@ class Daemon:
     @property
     def peak_mib(self) -> float:
         """Most memory that it has held above its idle process."""
-        return memory_mib("VmHWM", self._running.pid) - self.idle_mib
+        return max(self._most_mib, memory_mib("VmHWM", self._running.pid) - self.idle_mib)
+
+    def take_peak_mib(self) -> float:
+        """Most that it has held above its idle process since this was asked last."""
+        held = memory_mib("VmHWM", self._running.pid) - self.idle_mib
+        forget_peak(self._running.pid)
+        self._most_mib = max(self._most_mib, held)
+        return held
 
     def _await_port(self) -> None:
         deadline = time.monotonic() + PATIENCE_S

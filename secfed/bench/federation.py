@@ -6,45 +6,34 @@ known to the last step.
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from secfed.bench.cohort import ADMIN, AGGREGATOR, ARRAY, BOUND, JOB, Setting, Silent, job_plan, roles
-from secfed.bench.daemon import PATIENCE_S
-from secfed.config import AggregatorConfig, BudgetPolicy, JobPolicy, PolicyConfig, to_toml
+from secfed.bench.cohort import ADMIN, AGGREGATOR, ARRAY, BOUND, JOB, Setting, job_plan, roles
+from secfed.bench.member import Member
+from secfed.config import AggregatorConfig, to_toml
 from secfed.encoding.fixedpoint import FixedPoint
 from secfed.identity import keyfile, membership
 from secfed.identity.fields import to_base64
 from secfed.identity.keyfile import MemberKeys
 from secfed.ids import ClientId
-from secfed.privacy.ledger import Ledger
-from secfed.rounds.admission import Site
-from secfed.rounds.client import ClientRounds
-from secfed.rounds.contribution import ContributionStore, site_key
 from secfed.rounds.plan import Deadlines
 from secfed.rounds.proposal import sign_job_plan
-from secfed.rounds.rosters import RosterKeeper
-from secfed.rounds.vector import VectorContributor
 from secfed.store import files
-from secfed.store.decisions import DecisionStore
-from secfed.transport.client import Connection, Sequence
-from secfed.wire.codec import ProtoCodec
 
 __all__ = ["Federation"]
 
-_POLICY = PolicyConfig(budget=BudgetPolicy(epsilon=8.0), job=JobPolicy(allow_non_private=True))
-
-_DEADLINES = Deadlines(training_s=3600, phase_s=3600, upload_idle_s=600)
+_PATIENT_S = 3600
 """Nobody is late on a machine that may be busy."""
 
-_UPDATE = "update.safetensors"
+_SILENCE_S, _SLOWEST_BYTES_PER_S, _AN_EDGE_S = 10, 1e9, 0.002
+"""Where some say nothing more, the others wait that long for them, and as long as all keystreams and keys
+together take on one slow core: nobody else may be late."""
 
 
 class Federation:
@@ -55,11 +44,12 @@ class Federation:
 
     Attributes:
         sites: The clients, sorted.
+        roster_key: The pinned key.
         keys: Everybody's private keys.
     """
 
     def __init__(self, setting: Setting, root: Path) -> None:
-        self.setting, self._root = setting, root
+        self.setting, self.root = setting, root
         self.sites = setting.sites
         now = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
         self.keys: dict[ClientId, MemberKeys] = {}
@@ -72,18 +62,20 @@ class Federation:
         self._roster = membership.create(
             owner, enrolments, now=now, not_after=now + timedelta(days=2), corrupt=setting.corrupt
         )
-        self._roster_key = owner.public
+        self.roster_key = owner.public
+        for name in self.keys:
+            files.replace(root / name / "roster.txt", self._roster.text, mode=files.PUBLIC_MODE)
 
     # -- the aggregator ------------------------------------------------------------------------
 
     def write_config(self) -> Path:
         """The aggregator's configuration, as its operator would have it; it chooses its ports itself."""
-        home = self._root / AGGREGATOR
+        home = self.root / AGGREGATOR
         config = AggregatorConfig(
             site=AGGREGATOR,
             key=home / "member.key",
-            roster=self._roster_of(AGGREGATOR),
-            roster_key=to_base64(self._roster_key),
+            roster=home / "roster.txt",
+            roster_key=to_base64(self.roster_key),
             state_dir=home / "state",
             output_dir=home / "out",
             listen="127.0.0.1:0",
@@ -96,12 +88,27 @@ class Federation:
 
     def job(self) -> bytes:
         """The job's plan, signed by its admin."""
-        plan = job_plan(self.setting, self._roster.federation, datetime.now(UTC), _DEADLINES)
+        deadlines = Deadlines(training_s=_PATIENT_S, phase_s=self._phase_s(), upload_idle_s=_PATIENT_S)
+        plan = job_plan(self.setting, self._roster.federation, datetime.now(UTC), deadlines)
         return sign_job_plan(self.keys[ADMIN].signing, plan).text
+
+    def _phase_s(self) -> int:
+        """How long the aggregator waits in a phase for who says nothing."""
+        setting = self.setting
+        if not setting.dropouts:
+            return _PATIENT_S
+        edges = setting.clients * setting.clients
+        busy = edges * (4 * setting.coordinates / _SLOWEST_BYTES_PER_S + _AN_EDGE_S)
+        return min(_PATIENT_S, _SILENCE_S + round(busy))
+
+    def uploads(self) -> int:
+        """How many vectors stand whole in the aggregator's spool."""
+        spool = self.root / AGGREGATOR / "state" / "spool"
+        return sum(not name.startswith(".") for name in os.listdir(spool))
 
     def published(self, number: int) -> NDArray[np.float64]:
         """The sum that a round published, shape (d,)."""
-        folder = self._root / AGGREGATOR / "out" / JOB / f"round-{number:04}"
+        folder = self.root / AGGREGATOR / "out" / JOB / f"round-{number:04}"
         total: NDArray[np.float64] = load_file(folder / "sum.safetensors")[f"weighted_sum.{ARRAY}"]
         return total
 
@@ -112,57 +119,9 @@ class Federation:
         grid = FixedPoint(BOUND, self.setting.bits)
         draw = np.random.default_rng()
         steps = draw.integers(0, grid.levels, self.setting.coordinates, endpoint=True, dtype=np.int64)
-        save_file({ARRAY: steps * grid.step - grid.bound}, self._root / site / _UPDATE)
+        save_file({ARRAY: steps * grid.step - grid.bound}, self.root / site / "update.safetensors")
         return steps
 
-    def connection(self, name: ClientId, address: str) -> Connection:
-        """A member's way to the aggregator."""
-        return Connection(
-            address,
-            self.keys[name],
-            RosterKeeper(self._roster_of(name), self._roster_key),
-            Sequence(),
-            now=lambda: datetime.now(UTC),
-            patience_s=PATIENCE_S,
-        )
-
-    def client(self, site: ClientId, stack: ExitStack) -> ClientRounds:
-        """A site's part in the rounds, with its files; `stack` closes them."""
-        home, keys = self._root / site, self.keys[site]
-        decisions = stack.enter_context(DecisionStore(home / "decisions.sqlite"))
-        ledger = stack.enter_context(
-            Ledger.create(
-                home / "scratch.ledger", key=keys.signing, site=site, unit="record", records_per_unit=1,
-                relation="add-remove", budget=None,
-            )
-        )  # fmt: skip
-        contributor = VectorContributor(home / _UPDATE)
-        return ClientRounds(
-            Site(
-                name=site,
-                key=keys.signing,
-                only=None,
-                codec=ProtoCodec(),
-                rosters=RosterKeeper(self._roster_of(site), self._roster_key, decisions),
-                decisions=decisions,
-                contributions=ContributionStore(home / "contributions", site_key(home / "site.key")),
-                policy=_POLICY,
-                policy_digest="00" * 32,
-                ledger=lambda _plan: ledger,
-                contributor=lambda _plan: contributor,
-                base=_no_base,
-                observer=Silent(),
-                now=lambda: datetime.now(UTC),
-                monotonic=time.monotonic,
-            )
-        )
-
-    def _roster_of(self, name: ClientId) -> Path:
-        path = self._root / name / "roster.txt"
-        if not path.exists():
-            files.replace(path, self._roster.text, mode=files.PUBLIC_MODE)
-        return path
-
-
-def _no_base(_digest: Any) -> Any:
-    raise ValueError("a vector job has no base")
+    def member(self, name: ClientId) -> Member:
+        """Somebody who is enrolled."""
+        return Member(self.root, name, self.roster_key)

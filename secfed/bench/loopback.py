@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secfed.bench.bare import Sink
+from secfed.bench.bare import Sink, Stream
 from secfed.bench.cohort import ADMIN, AGGREGATOR, BOUND, Setting
+from secfed.bench.costs import Side
 from secfed.bench.daemon import Daemon
 from secfed.bench.federation import Federation
+from secfed.bench.limits import Rates
+from secfed.bench.processes import Apart
 from secfed.bench.roundtrip import RoundTrip
-from secfed.bench.timed_clients import play
+from secfed.bench.secure_sum import check_feasible, params_of
+from secfed.bench.timed_clients import TimedRound, TimedSeat, lost_of, play
 from secfed.encoding import ring
 from secfed.encoding.contribution import contribution_words
 from secfed.encoding.fixedpoint import FixedPoint, word_bits
 from secfed.rounds.proposal import COUNTERS
+from secfed.secagg.params import Params
 from secfed.transport.client import Connection
 
 __all__ = ["measure"]
@@ -30,48 +38,106 @@ _EMPTY_CALLS = 20
 
 
 def measure(setting: Setting, folder: Path, tell: Callable[[str], None] = lambda _: None) -> RoundTrip:
-    """Run a job's rounds over loopback.
+    """Run rounds over loopback.
+
+    Where members are lost, each round has a federation and a daemon of its own: who is lost never comes back.
 
     Args:
-        setting: Dropouts, losses and threads do not count: nobody is lost, and the daemon chooses the rest.
+        setting: Losses and threads do not count: the daemon chooses them.
         folder: An empty folder for all files.
         tell: Hears where the measurement stands.
 
     Raises:
+        InfeasibleCohortError: So few members cannot be defended, or not with so many lost.
         NetworkError: A member or the aggregator came to no end.
     """
+    check_feasible(replace(setting, losses=None))
+    jobs = [replace(setting, repeats=1)] * setting.repeats if setting.dropouts else [setting]
+    found = []
+    for number, job in enumerate(jobs, 1):
+        tell(f"federation {number} of {len(jobs)}")
+        with tempfile.TemporaryDirectory(prefix="job-", dir=folder) as name:
+            found.append(_measure(job, Path(name), tell))
+    return _together(setting, found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What one daemon's rounds came to."""
+
+    params: Params
+    client: Side
+    rounds: list[TimedRound]
+    empty_s: float
+    peak_mib: float
+    bare: list[Stream]
+    exact: bool
+
+
+def _measure(setting: Setting, root: Path, tell: Callable[[str], None]) -> _Job:
+    """One federation, one daemon, one job."""
     size = _upload_bytes(setting)
     with ExitStack() as stack:
-        federation = Federation(setting, folder)
+        federation = Federation(setting, root)
         daemon = stack.enter_context(Daemon(federation.write_config()))
+        lost = lost_of(federation.sites, setting.dropouts)
         tell("vectors")
         steps = np.zeros(setting.coordinates, np.int64)
         for site in federation.sites:
-            steps += federation.write_vector(site)
+            made = federation.write_vector(site)
+            steps += 0 if site in lost else made
         tell("bare streams")
-        keys = federation.keys
+        keys, survivors = federation.keys, setting.clients - setting.dropouts
         sink = stack.enter_context(Sink(keys[AGGREGATOR], keys[federation.sites[0]]))
-        bare = [sink.take(size, setting.clients)]
-        with federation.connection(ADMIN, daemon.address) as admin:
+        bare = [sink.take(size, survivors)]
+        seat = stack.enter_context(
+            Apart(TimedSeat, setting, root, federation.sites[0], federation.roster_key)
+        )
+        rates = [seat.call("rates")]
+        with federation.member(ADMIN).connection(daemon.address) as admin:
             empty_s = _empty_call_s(admin)
             tell("rounds")
-            rounds = play(federation, daemon, lambda: admin.start_job(federation.job()))
-        bare.append(sink.take(size, setting.clients))
-        numbers = range(1, setting.repeats + 1)
-        exact = all(_is_true(setting, federation.published(number), steps) for number in numbers)
-        peak = daemon.peak_mib
-    quickest = min(rounds, key=lambda each: each.wall_s)
+            rounds = play(federation, daemon, seat, lambda: admin.start_job(federation.job()))
+        bare.append(sink.take(size, survivors))
+        rates.append(seat.call("rates"))
+        params = params_of(setting)
+        masks = seat.call("kernel", contribution_words(setting.coordinates, COUNTERS), params.neighbours + 1)
+        return _Job(
+            params,
+            Side(seat.call("costs"), rates[0].best(rates[1]), seat.call("bare", params), masks),
+            rounds,
+            empty_s,
+            daemon.peak_mib,
+            bare,
+            all(_is_true(setting, federation.published(number), steps) for number in _numbers(setting)),
+        )
+
+
+def _together(setting: Setting, jobs: list[_Job]) -> RoundTrip:
+    """All rounds of all daemons; primitives are the last client's."""
+    rounds = [each for job in jobs for each in job.rounds]
+    quickest, last = min(rounds, key=lambda each: each.wall_s), jobs[-1]
+    rates = functools.reduce(Rates.best, (job.client.rates for job in jobs))
+    costs = [cost for job in jobs for cost in job.client.rounds]
     return RoundTrip(
-        journeys=quickest.journeys(empty_s),
+        setting=setting,
+        params=last.params,
+        client=replace(last.client, rounds=costs, rates=rates),
+        rounds=[each.readings() for each in rounds],
+        journeys=quickest.journeys(last.empty_s),
         wall_s=quickest.wall_s,
         aggregator_cpu_s=quickest.cpu_s,
-        uploaded_bytes=size * setting.clients,
+        uploaded_bytes=_upload_bytes(setting) * (setting.clients - setting.dropouts),
         upload_cpu_s=min(each.upload_cpu_s for each in rounds),
-        peak_mib=peak,
-        empty_call_s=empty_s,
-        bare=min(bare, key=lambda stream: stream.server_cpu_s),
-        exact=exact,
+        peak_mib=max(job.peak_mib for job in jobs),
+        empty_call_s=last.empty_s,
+        bare=min((stream for job in jobs for stream in job.bare), key=lambda stream: stream.server_cpu_s),
+        exact=all(job.exact for job in jobs),
     )
+
+
+def _numbers(setting: Setting) -> range:
+    return range(1, setting.repeats + 1)
 
 
 def _upload_bytes(setting: Setting) -> int:
@@ -91,7 +157,7 @@ def _empty_call_s(admin: Connection) -> float:
 
 
 def _is_true(setting: Setting, published: NDArray[np.float64], steps: NDArray[np.int64]) -> bool:
-    """Whether a published sum is the true one, as integers of the grid."""
-    grid = FixedPoint(BOUND, setting.bits)
-    found = np.rint((published + setting.clients * grid.bound) / grid.step).astype(np.int64)
+    """Whether a published sum is the survivors', as integers of the grid."""
+    grid, survivors = FixedPoint(BOUND, setting.bits), setting.clients - setting.dropouts
+    found = np.rint((published + survivors * grid.bound) / grid.step).astype(np.int64)
     return bool(np.array_equal(found, steps))

@@ -45,7 +45,7 @@ from secfed.secagg.params import COMPLETE_GRAPH_MAX, Params
 from secfed.wire import sums
 from secfed.wire.codec import ProtoCodec
 
-__all__ = ["measure", "true_total"]
+__all__ = ["check_feasible", "measure", "params_of", "true_total"]
 
 _SPARE = 1.1
 """What an upload takes on disk besides its bytes, with a margin."""
@@ -63,7 +63,7 @@ def measure(setting: Setting, folder: Path, tell: Callable[[str], None] = lambda
         EncodingError: The words would be wider than 32 bits.
         StorageError: The uploads do not fit on the disk.
     """
-    _check_feasible(setting)
+    check_feasible(setting)
     _check_disk(setting, folder)
     cohort = gather(setting, os.urandom(32))
     members = tuple(map(MemberIndex, range(setting.clients)))
@@ -106,21 +106,26 @@ def measure(setting: Setting, folder: Path, tell: Callable[[str], None] = lambda
         )
 
 
-def _check_feasible(setting: Setting) -> None:
+def check_feasible(setting: Setting) -> None:
     """Before anything is made: whether such a cohort exists, and survives what is to be lost."""
-    corrupt = membership.default_corrupt(setting.clients) if setting.corrupt is None else setting.corrupt
     if setting.losses is not None and setting.clients <= COMPLETE_GRAPH_MAX:
         raise InfeasibleCohortError(
             f"how many of {setting.clients} members may be lost follows from their number",
             hint=f"Leave out --losses: it is for more than {COMPLETE_GRAPH_MAX} clients.",
         )
-    params = Params.of(setting.clients, corrupt, min_cohort=DEFAULT_MIN_COHORT, losses=setting.losses)
+    params = params_of(setting)
     if setting.dropouts > params.losses:
         raise InfeasibleCohortError(
             f"{setting.dropouts} members are to be lost, and an attempt of {params.clients} survives "
             f"{params.losses}",
             hint=_remedy(setting, params),
         )
+
+
+def params_of(setting: Setting) -> Params:
+    """The numbers that follow from a cohort's size."""
+    corrupt = membership.default_corrupt(setting.clients) if setting.corrupt is None else setting.corrupt
+    return Params.of(setting.clients, corrupt, min_cohort=DEFAULT_MIN_COHORT, losses=setting.losses)
 
 
 def _remedy(setting: Setting, params: Params) -> str:

@@ -87,7 +87,11 @@ def secure_sum(
 
     Every message is serialised as for the wire. One client and the aggregator are processes of their own,
     which are timed; all others only play their part. The last line says whether the sum is the survivors'
-    sum bit for bit. With --grpc the whole round runs over the network, and wall time is split instead.
+    sum bit for bit. With --grpc the whole round runs over the network: one client and the aggregator are real
+    processes, the other clients threads; who is lost says nothing more when it is asked for its vector, and
+    is waited for (10 s and more). Wall time is split too. There a stage of the aggregator goes from the first
+    client that hears of it to the first that hears of the next, without parts; its floor is two signatures a
+    message, the bare stream of the vectors, and what the sum's additions and keystreams allow.
 
     FLOOR is of the same run. Of `mask`, `until sent` and `sum` it is what keystream and additions allow;
     short vectors lie far above it, as keys, shares and signatures cost the same whatever the length. Of a
@@ -100,10 +104,10 @@ def secure_sum(
     from secfed.bench.cohort import Setting
     from secfed.errors import ConfigError
 
-    if grpc and not (threads is None and losses is None and not dropouts):
+    if grpc and not (threads is None and losses is None):
         raise ConfigError(
-            "--grpc measures a round that nobody is lost in, by an aggregator that chooses its threads",
-            hint="Leave out --dropouts, --losses and --threads, or measure them without --grpc.",
+            "--grpc measures an aggregator that chooses its threads and a ring's losses itself",
+            hint="Leave out --losses and --threads, or measure them without --grpc.",
         )
     setting = Setting(
         clients,
@@ -256,7 +260,7 @@ def _over_loopback(setting: Setting, folder: Path, *, as_json: bool) -> Iterator
     from secfed.cli import bench_lines
 
     trip = loopback.measure(setting, folder, _progress(setting))
-    return bench_lines.trip_lines(setting, trip) if as_json else bench_lines.trip_words(trip)
+    return bench_lines.trip_lines(setting, trip) if as_json else bench_lines.trip_words(setting, trip)
 
 
 def _progress(setting: Setting) -> Callable[[str], None]:

@@ -68,17 +68,11 @@ def sum_lines(bill: Bill) -> Iterator[str]:
 
 def sum_words(bill: Bill) -> Iterator[str]:
     """The same for people."""
-    from secfed.bench.costs import TOTAL
-
     setting = bill.setting
     yield bill.params.in_words()
     if setting.dropouts:
         yield f"lost {setting.dropouts} of {setting.clients} while masking"
-    figures = list(bill.figures())
-    whole = {each.side: each.cpu_s or 0.0 for each in figures if each.stage == TOTAL}
-    yield _table(
-        each for each in figures if each.part is None or (each.cpu_s or 0.0) >= _SHOWN * whole[each.side]
-    )
+    yield _table(_worth_telling(bill.figures()))
     keystream, add = bill.client.rates.keystream / 1e9, bill.aggregator.rates.add / 1e9
     peak, peak_limit = bill.peak_mib, bill.peak_limit_mib
     yield ""
@@ -91,7 +85,7 @@ def sum_words(bill: Bill) -> Iterator[str]:
 def trip_lines(setting: Setting, trip: RoundTrip) -> Iterator[str]:
     """The JSON lines of a round over loopback."""
     facts = _facts(setting)
-    for name in ("dropouts", "losses", "threads"):  # not that measurement's to choose
+    for name in ("losses", "threads"):  # not that measurement's to choose
         del facts[name]
     yield opening(facts)
     yield from (as_json("figure", asdict(figure)) for figure in trip.figures())
@@ -99,6 +93,7 @@ def trip_lines(setting: Setting, trip: RoundTrip) -> Iterator[str]:
         "result",
         {
             "exact": trip.exact,
+            "survivors": setting.clients - setting.dropouts,
             "round_s": trip.wall_s,
             "shares": trip.shares(),
             "server_cpu_s_per_gb": trip.cpu_s_per_gb,
@@ -110,9 +105,11 @@ def trip_lines(setting: Setting, trip: RoundTrip) -> Iterator[str]:
     )
 
 
-def trip_words(trip: RoundTrip) -> Iterator[str]:
+def trip_words(setting: Setting, trip: RoundTrip) -> Iterator[str]:
     """The same for people."""
-    yield _table(trip.figures())
+    if setting.dropouts:
+        yield f"lost {setting.dropouts} of {setting.clients} before their vectors"
+    yield _table(_worth_telling(trip.figures()))
     shares = ", ".join(f"{name} {share:.0%}" for name, share in trip.shares().items())
     yield ""
     yield f"round       {trip.wall_s:.2f} s; of a client's time {shares}"
@@ -123,11 +120,25 @@ def trip_words(trip: RoundTrip) -> Iterator[str]:
             f"server      {trip.cpu_s_per_gb:.2f} CPU s an uploaded GB, "
             f"{trip.ratio_shown:.2f} times a bare stream's {trip.bare.cpu_s_per_gb:.2f}"
         )
-    yield f"exact       {_yes(trip.exact)}: the published sum, to the last step of the grid"
+    survivors = setting.clients - setting.dropouts
+    yield f"exact       {_yes(trip.exact)}: the published sum of {survivors} vectors, to the grid's last step"
 
 
 def _facts(setting: Setting) -> dict[str, object]:
     return {"fraction_bits" if name == "bits" else name: value for name, value in asdict(setting).items()}
+
+
+def _worth_telling(figures: Iterable[Figure]) -> list[Figure]:
+    """Without the parts that hardly cost anything."""
+    from secfed.bench.costs import TOTAL
+
+    found = list(figures)
+    whole = {each.side: each.cpu_s or 0.0 for each in found if each.stage == TOTAL}
+    return [
+        each
+        for each in found
+        if each.part is None or each.cpu_s is None or each.cpu_s >= _SHOWN * whole[each.side]
+    ]
 
 
 def _table(figures: Iterable[Figure]) -> str:

@@ -139,7 +139,8 @@ def test_parts_make_up_the_ratio_of_the_profiled_round(bill: Bill) -> None:
 def test_the_server_is_told_apart_by_the_same_sum_without_the_network(bill: Bill) -> None:
     """Bare 2 s and 9 s in all; 8 s of work are known, and what they leave belongs to nothing."""
     trip = RoundTrip(
-        (), 1.0, 9.0, uploaded_bytes=10**9, upload_cpu_s=9.0, peak_mib=1.0, empty_call_s=0.0,
+        bill.setting, bill.params, bill.client, [], (), 1.0, 9.0,
+        uploaded_bytes=10**9, upload_cpu_s=9.0, peak_mib=1.0, empty_call_s=0.0,
         bare=Stream(10**9, 1.0, 2.0), exact=True,
     )  # fmt: skip
     row = row_of_trip(trip, bill)

@@ -73,21 +73,39 @@ def test_a_sum_with_a_dropout_is_exact_and_every_stage_has_a_line(
     assert list(disk.iterdir()) == []
 
 
-def test_a_round_over_loopback_is_split_and_exact(secfed: Callable[..., Any], disk: Path) -> None:
-    """A daemon and three clients over mutual TLS: protocol, wire and waiting are the whole."""
-    size = ("--clients", 3, "--coordinates", 2000, "--repeats", 1)
+def test_a_round_over_loopback_with_a_dropout_is_exact_and_every_stage_has_a_line(
+    secfed: Callable[..., Any], disk: Path
+) -> None:
+    """A daemon and five clients over mutual TLS, one of which says nothing once its vector is asked for."""
+    size = ("--clients", 5, "--coordinates", 2000, "--dropouts", 0.2, "--repeats", 1)
     done = secfed("bench", "secure-sum", "--grpc", *size, "--dir", disk, "--json")
     assert done.code == 0, done.err
     setting, *figures, last = lines(done.out)
-    assert not {"dropouts", "losses", "threads"} & setting.keys()
-    assert [f["part"] for f in figures if f["side"] == "client"] == [None, "protocol", "wire", "waiting"]
-    upload = figures[-1]
-    assert (upload["side"], upload["stage"], upload["bytes_up"]) == ("aggregator", "upload", 3 * 4505)
-    assert upload["ratio"] is last["ratio"] is None  # of 13 kB: nothing can be said
+    assert setting["dropouts"] == 1
+    assert not {"losses", "threads"} & setting.keys()
+    assert all(list(figure) == COLUMNS for figure in figures)
+    found = {(f["side"], f["stage"], f["part"]): f for f in figures}
+    client = [stage for side, stage, part in found if (side, part) == ("client", None)]
+    assert client == ["encode", *PHASES, "outcome", "until sent", "total", "round"]
+    there = [stage for side, stage, part in found if (side, part) == ("aggregator", None)]
+    before = ["open", "advertise", "encapsulate", "share", "mask", "confirm"]
+    assert there == [*before, "unmask and sum", "outcome", "total", "round", "upload"]
+    stages = [f for (_, stage, part), f in found.items() if part is None and stage not in ("round", "upload")]
+    assert all(f["cpu_s"] > 0 and f["floor_s"] > 0 and f["ratio"] > 0 for f in stages)
+    one, mask = found["client", "mask", None], found["aggregator", "mask", None]
+    assert one["bytes_up"] > 4755  # 2002 words of 19 bits, and the hello
+    assert mask["bytes_up"] == 4 * one["bytes_up"]
+    assert mask["bytes_down"] == 5 * one["bytes_down"]  # the fifth was asked too
+    assert found["aggregator", "upload", None]["bytes_up"] == 4 * 4755
+    assert (
+        found["aggregator", "upload", None]["ratio"] is last["ratio"] is None
+    )  # of 19 kB nothing can be said
     assert last["server_cpu_s_per_gb"] > 0
+    assert PARTS["client"] <= {part for side, _, part in found if side == "client"}
+    parts = [found["client", "round", part]["wall_s"] for part in ("protocol", "wire", "waiting")]
+    assert all(wall_s > 0 for wall_s in parts)
     assert sum(last["shares"].values()) == pytest.approx(1, abs=1e-5)
-    assert all(0 < share < 1 for share in last["shares"].values())
-    assert last["exact"] is True
+    assert (last["exact"], last["survivors"]) == (True, 4)
     assert list(disk.iterdir()) == []
 
 
@@ -100,9 +118,9 @@ def test_a_round_over_loopback_is_split_and_exact(secfed: Callable[..., Any], di
         (("--clients", 1025, "--coordinates", 1), "at most 1024 sites"),
         (("--clients", 600, "--fraction-bits", 24), "need words of 34 bits"),
         (("--clients", 100, "--coordinates", 10**12), "uploads take"),
-        (("--grpc", "--dropouts", 0.3), "nobody is lost in"),
+        (("--grpc", "--clients", 10, "--dropouts", 0.4), "4 members are to be lost, and an attempt of 10"),
         (("--grpc", "--threads", 1), "chooses its threads"),
-        (("--grpc", "--losses", 0), "nobody is lost in"),
+        (("--grpc", "--losses", 0), "a ring's losses itself"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_anything_is_started(
@@ -211,8 +229,8 @@ def test_a_share_above_none_loses_somebody(secfed: Callable[..., Any], disk: Pat
     ("options", "begun", "number", "everybody"),
     [
         (("--clients", 5), "*/client/decisions.sqlite", signal.SIGINT, True),
-        (("--clients", 3, "--grpc"), "*/center/aggregator.toml", signal.SIGINT, True),
-        (("--clients", 3, "--grpc"), "*/center/aggregator.toml", signal.SIGTERM, False),
+        (("--clients", 3, "--grpc"), "*/job-*/center/aggregator.toml", signal.SIGINT, True),
+        (("--clients", 3, "--grpc"), "*/job-*/center/aggregator.toml", signal.SIGTERM, False),
     ],
 )
 def test_what_is_broken_off_leaves_no_process_no_folder_and_no_traceback(
