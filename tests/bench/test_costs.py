@@ -157,6 +157,16 @@ def test_a_target_is_met_up_to_its_bound(bill: Bill) -> None:
     assert all(row.met for row in rows_of_all([bill]))
 
 
+def test_a_thousand_members_have_rows_of_their_own(bill: Bill) -> None:
+    """Memory and bytes of the largest cohort, whatever the others show."""
+    slots = {name: getattr(bill, name) for name in Bill.__slots__}
+    large = Bill(**slots | {"setting": Setting(1000, 998, 50)})
+    rows = [
+        (row.number, row.measured.endswith("n = 1000, d = 0.00998e5")) for row in rows_of_all([bill, large])
+    ]
+    assert rows == [(4, False), (5, False), (4, True), (5, True), (7, False)]
+
+
 def test_one_wrong_sum_misses_the_target(bill: Bill) -> None:
     wrong = Bill(**{name: getattr(bill, name) for name in Bill.__slots__} | {"exact": False})
     (row,) = [row for row in rows_of_all([bill, wrong]) if row.number == 7]
