@@ -3,8 +3,8 @@
 Run as `python tests/bench/bench_secure_sum.py [--clients 10] [--coordinates 1000000] [--dropouts 0.3]`,
 over the network with --grpc. `secfed bench secure-sum` says what is timed. Aims, as multiples of the floor of
 the same run: a client's rounding, keys, shares and masks 2.0 and the aggregator's sum 1.8 at 10 members with
-10^6 coordinates, of which 30 % are lost; name others for other sizes. With --grpc: the server's processor time
-a byte, 1.3 of a bare stream's. Always: the exact sum, and no more memory and bytes than allowed.
+10^6 coordinates, of which 30 % are lost; name others for other sizes. With --grpc: the server's processor
+time a byte, 1.3 of a bare stream's. Always: the exact sum, and no more memory and bytes than allowed.
 """
 
 from __future__ import annotations
