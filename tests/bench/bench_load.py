@@ -72,13 +72,14 @@ def people_in(town: Town, names: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Wave:
-    """How a wave of uploads went; memory is above the idle daemon's."""
+    """How a wave of uploads went; memory is above the idle daemon's, until all were received and in all."""
 
     uploads: int
     size_mb: float
     acknowledged_s: float
     published_s: float
     cpu_s: float
+    receiving_mib: float
     peak_mib: float
 
     @property
@@ -167,7 +168,7 @@ def wave(clients: int, size_mb: float) -> Wave:
         begin, cpu_s = time.perf_counter(), process.cpu_s
         gate.open.set()
         gate.acknowledged(town.root / "state" / "spool", clients, failed)
-        acknowledged = time.perf_counter() - begin
+        acknowledged, receiving = time.perf_counter() - begin, process.peak_mib - idle_mib
         done = town.root / "out" / "sum-1" / "round-0001"
         while not done.exists():
             failed()
@@ -178,7 +179,7 @@ def wave(clients: int, size_mb: float) -> Wave:
             member.thread.join(PATIENCE_S)
             member.close()
         town.shut()
-    return Wave(clients, size_mb, acknowledged, published, cpu_s, peak)
+    return Wave(clients, size_mb, acknowledged, published, cpu_s, receiving, peak)
 
 
 # -- the ceiling -------------------------------------------------------------------------------
@@ -290,7 +291,7 @@ def main() -> int:
         print(
             f"{found.uploads} uploads of {found.size_mb:g} MB  acknowledged in {found.acknowledged_s:.1f} s"
             f"  summed and published in {found.published_s:.1f} s  daemon: {found.cpu_s:.1f} CPU s,"
-            f" peak {found.peak_mib:.0f} MiB above idle",
+            f" peak {found.peak_mib:.0f} MiB above idle, {found.receiving_mib:.0f} while receiving",
             flush=True,
         )
         met.append(tell("summed and published", found.published_s, PUBLISHED_S, "s"))
