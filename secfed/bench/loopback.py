@@ -31,7 +31,7 @@ from secfed.rounds.proposal import COUNTERS
 from secfed.secagg.params import Params
 from secfed.transport.client import Connection
 
-__all__ = ["measure"]
+__all__ = ["is_true", "measure"]
 
 _EMPTY_CALLS = 20
 """Their median is what a call takes that asks for nothing."""
@@ -109,7 +109,7 @@ def _measure(setting: Setting, root: Path, tell: Callable[[str], None]) -> _Job:
             empty_s,
             daemon.peak_mib,
             bare,
-            all(_is_true(setting, federation.published(number), steps) for number in _numbers(setting)),
+            all(is_true(setting, federation.published(number), steps) for number in _numbers(setting)),
         )
 
 
@@ -156,7 +156,7 @@ def _empty_call_s(admin: Connection) -> float:
     return statistics.median(taken)
 
 
-def _is_true(setting: Setting, published: NDArray[np.float64], steps: NDArray[np.int64]) -> bool:
+def is_true(setting: Setting, published: NDArray[np.float64], steps: NDArray[np.int64]) -> bool:
     """Whether a published sum is the survivors', as integers of the grid."""
     grid, survivors = FixedPoint(BOUND, setting.bits), setting.clients - setting.dropouts
     found = np.rint((published + survivors * grid.bound) / grid.step).astype(np.int64)
