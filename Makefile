@@ -54,7 +54,9 @@ bench: setup setup-assets
 	-$(BIN)/python tests/bench/bench_load.py
 	-$(BIN)/python tests/bench/bench_faults.py
 	-OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m slow --minutes 5 tests/transport/test_hostile_input.py tests/transport/test_hostile_insider.py
-	-$(BIN)/secfed bench targets --models $(SECFED_CACHE)
+	-OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_secure_sum.py
+	-OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_secure_sum.py --grpc
+	-$(BIN)/python tests/bench/bench_targets.py --models $(SECFED_CACHE)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_dp_step.py
 
 proto: setup
