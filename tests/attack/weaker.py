@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from weak_session import Weaker, WeakSession, recast, with_session
 
+from secfed import limits
 from secfed.attack import clients as attack_clients
 from secfed.attack import malformed, stolen_key_file, weight_over_cap
 from secfed.attack.clients import Victims
@@ -43,7 +44,7 @@ from secfed.transport import daemon
 from secfed.transport.hello import Caller, HelloGate
 from secfed.transport.server import FederationService
 from secfed.transport.tls import ServerTls
-from secfed.wire import calls, limits, strict
+from secfed.wire import calls, strict
 
 
 def clients(victims: Victims) -> Victims:
