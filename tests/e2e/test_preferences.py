@@ -105,6 +105,7 @@ def assert_loads(play: Judges, found: Round) -> None:
     assert set(found.arrays) == arrays
 
 
+@pytest.mark.slow
 def test_pairs(play: Judges) -> None:
     play.preferences("dpo")
     learnt(play, "dpo")
