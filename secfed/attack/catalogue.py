@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from secfed.attack.finding import Finding, Report, Verdict
 from secfed.attack.venue import Venue
-from secfed.errors import ConfigError
+from secfed.errors import ConfigError, SecfedError
 
 __all__ = ["ROWS", "Result", "Row", "find"]
 
@@ -51,7 +51,12 @@ class Row:
         report = Report(self.parts, Verdict.NOT_BUILT if self.missing else Verdict.DEFENDED)
         if self.missing:
             report.saw(self.missing)
-        importlib.import_module(f"secfed.attack.{self.module}").run(venue, report)
+        try:
+            importlib.import_module(f"secfed.attack.{self.module}").run(venue, report)
+        except SecfedError as problem:
+            if not report.gained:
+                raise
+            report.saw(f"it went no further: {problem}")
         return Result(self, report.finding, time.monotonic() - begun)
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from secfed.errors import ConfigError
+
 __all__ = ["Evidence", "Finding", "Part", "Report", "Verdict"]
 
 
@@ -106,16 +108,24 @@ class Report:
         return self._parts.setdefault(name, Evidence())
 
     @property
+    def gained(self) -> bool:
+        """Whether some part gained something by now."""
+        return any(part.gains for part in self._parts.values())
+
+    @property
     def finding(self) -> Finding:
         """BROKEN if anything was gained.
 
         Raises:
-            ValueError: A part saw nothing, so it was not carried out.
+            ConfigError: A part saw nothing, so it was not carried out, and no other gained anything.
         """
         idle = [name for name in self._names if name not in self._parts or not self._parts[name].facts]
-        if idle:
-            raise ValueError(f"these parts were not carried out: {', '.join(idle)}")
-        parts = tuple(self._part(name, self._parts[name]) for name in self._names)
+        if idle and not self.gained:
+            raise ConfigError(
+                f"these parts were not carried out: {', '.join(idle)}",
+                hint="Some parts need Linux, and real processes.",
+            )
+        parts = tuple(self._part(name, self._parts[name]) for name in self._names if name not in idle)
         broken = any(part.gains for part in parts)
         return Finding(Verdict.BROKEN if broken else self._held, tuple(self._setting), parts)
 

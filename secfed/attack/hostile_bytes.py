@@ -77,10 +77,12 @@ def run(venue: Venue, report: Report) -> None:
             counted = ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
             sent = f"{codes.total()} malformed messages in {len(service.METHODS)} kinds of call"
             report.part(part).saw(f"{sent}: {counted}")
-        grown = _memory(town) - before
-        memory = report.part("memory")
-        memory.saw(f"the aggregator's memory grew by {grown / _MIB:.0f} MiB; {_GROWTH_MAX / _MIB:.0f} may be")
-        if grown > _GROWTH_MAX:
+        grown, memory = _memory(town) - before, report.part("memory")
+        if before:  # else the part was not carried out
+            memory.saw(
+                f"the aggregator's memory grew by {grown / _MIB:.0f} MiB; {_GROWTH_MAX / _MIB:.0f} may be"
+            )
+        if before and grown > _GROWTH_MAX:
             memory.gained(f"{grown / _MIB:.0f} MiB of the aggregator's memory")
         if trap.exists():
             report.part("a pickle").gained("code that ran inside the aggregator")

@@ -37,7 +37,6 @@ __all__ = ["run"]
 
 _JOB = JobId("sum")
 
-_NO_PROC = "this system has no /proc to be searched"
 
 _HEARD_S = 10.0
 """Within what clients on threads hear of a round's end, seconds; whoever waits is told at once."""
@@ -165,18 +164,19 @@ def _ready(town: Town) -> int:
 
 def _look_into(pids: list[int], every: list[Sentinel], evidence: Evidence) -> None:
     if not procfs.FOLDER.is_dir():
-        evidence.saw(_NO_PROC)
-        return
+        return  # a part that saw nothing was not carried out
+    found = 0
     for pid in pids:
         for entry, shown in procfs.exposed(pid).items():
-            _enter(evidence, f"/proc/PID/{entry}", sentinels.found_in(shown, every))
-    evidence.saw(f"searched /proc of {len(pids)} processes for {len(every)} secrets")
+            finds = list(sentinels.found_in(shown, every))
+            found += len(finds)
+            _enter(evidence, f"/proc/PID/{entry}", finds)
+    evidence.saw(f"searched /proc of {len(pids)} processes for {len(every)} secrets: {found} found")
 
 
 def _look_at_limits(pids: list[int], evidence: Evidence) -> None:
     if not procfs.FOLDER.is_dir():
-        evidence.saw(_NO_PROC)
-        return
+        return  # a part that saw nothing was not carried out
     limits = {procfs.core_limits(pid) for pid in pids}
     sizes = ", ".join(sorted({soft for soft, _hard in limits}))
     evidence.saw(f"bytes that a core dump of {len(pids)} processes may have: {sizes}")

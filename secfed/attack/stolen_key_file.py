@@ -89,7 +89,7 @@ def _guess(path: Path, evidence: Evidence) -> MemberKeys | None:
 
 def _change(path: Path, loot: bytes, true: MemberKeys, passphrase: str, evidence: Evidence) -> None:
     """A changed or cut file, put back in its place, must not make its owner somebody else."""
-    altered, loaded = path.with_suffix(".changed"), 0
+    altered, loaded, same = path.with_suffix(".changed"), 0, 0
     altered.touch(mode=0o600)
     places = range(0, len(loot), max(1, len(loot) // _BYTES_MAX))
     changed = [loot[:at] + bytes([loot[at] ^ 1]) + loot[at + 1 :] for at in places]
@@ -103,11 +103,13 @@ def _change(path: Path, loot: bytes, true: MemberKeys, passphrase: str, evidence
         with contextlib.suppress(KeyFileError):
             found = keyfile.load(altered, passphrase)
             loaded += 1
-            if _powers(found) != _powers(true):
+            if _powers(found) == _powers(true):
+                same += 1
+            else:
                 evidence.gained(f"an owner who loads a changed file as {found.site}, {found.role.value}")
     evidence.saw(
         f"{len(changed)} changed or cut files under the true passphrase: {len(changed) - loaded} refused, "
-        f"{loaded} loaded"
+        f"{loaded} loaded, {same} of them with the very same name, role and keys"
     )
 
 

@@ -102,6 +102,7 @@ def verify_log(
             "schema": 1,
             "log": str(path),
             "signed_by": identity.site,
+            "verdict": "good",
             "entries": report.head.count,
             "from": times[0] if times else None,
             "to": times[-1] if times else None,

@@ -129,7 +129,11 @@ def _as_json(result: Result) -> dict[str, object]:
         "against": row.against,
         "verdict": finding.verdict.value,
         "seconds": round(result.seconds, 2),
-        "evidence": list(finding.evidence),
+        "evidence": list(finding.setting),
+        "parts": [
+            {"name": part.name, "verdict": part.verdict.value, "evidence": [*part.facts, *part.gains]}
+            for part in finding.parts
+        ],
     }
 
 
@@ -141,4 +145,5 @@ def _as_failure(row: Row, problem: SecfedError) -> dict[str, object]:
         "verdict": _NO_RESULT,
         "seconds": None,
         "evidence": [str(problem)],
+        "parts": [],
     }

@@ -293,7 +293,7 @@ def open_client(
         )
         rounds = ClientRounds(site)
         link.check()
-        key_state.bind(config.key, config.state_dir, state)
+        key_state.bind(config.key, config.state_dir, decisions, state)
         return Client(config, keys, rosters, rounds, link, ledgers, contributors.prepare, stack.pop_all())
 
 

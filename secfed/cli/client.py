@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secfed.cli.options import StateMoved
+from secfed.cli.options import KeepTrying, StateMoved
 from secfed.cli.passphrase import Descriptor, PassphraseFile
 from secfed.cli.typed_event import DECLARED
 
@@ -25,7 +25,7 @@ __all__ = ["app"]
 JOB_WAIT_S = 600
 """How long a client waits for the job that it was started for, seconds, if nothing else is said."""
 
-ARRIVAL_S = 8.0
+ARRIVAL_S = 6.0
 """How long an aggregator that has never answered this process is tried, seconds: its address may be wrong.
 One that has answered is waited for without end."""
 
@@ -95,10 +95,7 @@ def run(
         Path | None, typer.Option("--update", help="What to give to vector jobs: a .safetensors file.")
     ] = None,
     weight: Annotated[int, typer.Option("--weight", min=1, help="Weight of that update.")] = 1,
-    keep_trying: Annotated[
-        bool,
-        typer.Option("--keep-trying", help="Wait for an aggregator that does not answer at the start."),
-    ] = False,
+    keep_trying: KeepTrying = False,
     state_moved: StateMoved = False,
     passphrase_file: PassphraseFile = None,
     passphrase_fd: Descriptor = None,
@@ -186,6 +183,7 @@ def push(
             "1: each person as a whole. Needed for persons with a sampling rate.",
         ),
     ] = None,
+    keep_trying: KeepTrying = False,
     state_moved: StateMoved = False,
     passphrase_file: PassphraseFile = None,
     passphrase_fd: Descriptor = None,
@@ -220,7 +218,14 @@ def push(
     if event is not None:
         typer.echo(f"the vector is charged to the data set's ledger as {DECLARED}: {described(event)}")
     _take_part(
-        config, secrets, only=only, update=given, one_round=True, job_wait_s=wait, state_moved=state_moved
+        config,
+        secrets,
+        only=only,
+        update=given,
+        one_round=True,
+        job_wait_s=wait,
+        arrival_s=None if keep_trying else ARRIVAL_S,
+        state_moved=state_moved,
     )
 
 

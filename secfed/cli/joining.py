@@ -186,7 +186,7 @@ def _try(config: ClientConfig, keys: MemberKeys, roster_key: bytes) -> None:
             try:
                 status = link.status()
             except NetworkError as away:
-                typer.echo(f"round trip     not yet: {away}; `secfed client run` keeps trying")
+                typer.echo(f"round trip     not yet: {away}; `secfed client run` tries again")
                 return
     typer.echo(
         f"round trip     PASS: signed call to the aggregator ({status.version}), "

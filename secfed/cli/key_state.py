@@ -9,8 +9,9 @@ that holds charges of which the state remembers nothing tells the same.
 
 A state that was copied, or brought back from a backup, has the same name. But its files are new ones:
 the state notes which file its database is (`store.birth`), and a start from another one is refused
-until somebody says that the directory was moved. What this cannot tell is a disk that was set
-back as a whole, such as a machine's snapshot.
+until somebody says that the directory was moved. What this cannot tell is a file that was written over
+in its place by an older one, a disk that was set back as a whole, such as by a snapshot, and an
+original that starts again after it was said to have moved.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def check_start(key: Path, state_dir: Path, *, forgotten: Path | None = None) ->
 
 def serve_with(key: Path, state_dir: Path, decisions: Decisions, *, moved: bool = False) -> None:
     """Let a key serve with this state, and from now on with no other: `state_for`, then `bind`."""
-    bind(key, state_dir, state_for(key, state_dir, decisions, moved=moved))
+    bind(key, state_dir, decisions, state_for(key, state_dir, decisions, moved=moved))
 
 
 def state_for(
@@ -100,46 +101,53 @@ def state_for(
             raise _forgotten(key, state_dir, forgotten)
         own = entropy(_NAME_BYTES).hex()
         decisions.put(_NAME, own.encode("ascii"))
-    _check_file(key, state_dir, decisions, moved=moved)
-    return bytes.fromhex(own)
-
-
-def _check_file(key: Path, state_dir: Path, decisions: Decisions, *, moved: bool) -> None:
-    """Refuse a state that is a copy; the one that a state is noted in first is the original."""
-    database = state_dir / DATABASE
-    with files.storage_errors(database):
-        here = Birth.of(database)
-    noted = [value for _, value in decisions.scan(_FILES)]
-    try:
-        if noted and here.same(Birth.read(noted[-1].decode("ascii", errors="replace"))):
-            return
-    except ValueError:
-        raise StorageError(f"{database}: the note of which file this is is damaged") from None
-    if noted and not moved:
+    if not moved and _is_original(state_dir, decisions) is False:
         raise AuthenticationError(
             f"{state_dir} is a copy of the state that {key} serves with",
             hint="Start where the original is. If it was moved here whole, and no other copy will ever "
             "start, say so once: --state-moved. If the original is lost, never restore it from a backup: "
             f"`secfed keys rotate {key}`, and have the new key enrolled (`secfed enroll --rotate`).",
         )
-    decisions.put(
-        f"{_FILES}{len(noted):08d}", str(here).encode("ascii")
-    )  # a decision stands for good; a move is one more
+    return bytes.fromhex(own)
 
 
-def bind(key: Path, state_dir: Path, state: bytes) -> None:
-    """Note in the key file that the key serves with this state, and from now on with no other.
+def _is_original(state_dir: Path, decisions: Decisions) -> bool | None:
+    """Whether the database is the file that was noted last; None if none was."""
+    noted = decisions.scan(_FILES)
+    try:
+        return _birth(state_dir).same(Birth.read(noted[-1][1].decode("ascii", errors="replace")))
+    except (IndexError, ValueError):
+        return False if noted else None
+
+
+def _birth(state_dir: Path) -> Birth:
+    database = state_dir / DATABASE
+    with files.storage_errors(database):
+        return Birth.of(database)
+
+
+def _note_file(state_dir: Path, decisions: Decisions) -> None:
+    if not _is_original(state_dir, decisions):
+        number = len(decisions.scan(_FILES))  # a decision stands for good: a move is one more
+        decisions.put(f"{_FILES}{number:08d}", str(_birth(state_dir)).encode("ascii"))
+
+
+def bind(key: Path, state_dir: Path, decisions: Decisions, state: bytes) -> None:
+    """Note in the key file that the key serves with this state, and in the state which file it is.
 
     Call it once all else that a start can fail by is checked, since it is for good, and before the key
     takes part in anything.
 
     Args:
+        decisions: The state's store.
         state: What `state_for` returned.
 
     Raises:
         AuthenticationError: The key file names another state by now.
         KeyFileError: See `keyfile.name_state`.
+        StorageError: The note cannot be made durable.
     """
+    _note_file(state_dir, decisions)
     noted = keyfile.state_of(key)
     if noted is None:
         keyfile.name_state(key, state.hex())

@@ -65,6 +65,7 @@ def verify(
             "schema": 1,
             "ledger": str(path),
             "site": identity.site,
+            "verdict": "good",
             "entries": verdict.head.count,
             "head": write_head(verdict.head),
             "torn_bytes": verdict.torn_bytes,

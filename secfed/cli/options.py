@@ -6,13 +6,17 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["StateMoved"]
+__all__ = ["KeepTrying", "StateMoved"]
+
+KeepTrying = Annotated[
+    bool, typer.Option("--keep-trying", help="Wait for an aggregator that does not answer at the start.")
+]
 
 StateMoved = Annotated[
     bool,
     typer.Option(
         "--state-moved",
         help="Once, after a move to another disk: the state directory came here whole, and no other copy of "
-        "it will ever start. Never after a backup was brought back.",
+        "it will ever start, the former one included. Never after a backup was brought back.",
     ),
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from secfed.errors import ConfigError, EncodingError, PeerError, RoundAbortedError, SecfedError, StorageError
 from secfed.identity.signed import Signed
@@ -49,6 +50,8 @@ from secfed.secagg.messages import SignedReply, VoidNotice
 from secfed.store.journal import Head
 
 __all__ = ["AggregatorRounds", "Worked"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +138,7 @@ class AggregatorRounds:
         self._presence.seen(site, self._house.clock.monotonic())
         if isinstance(said, Ready) and ledger is not None and ledger.count and said.job in self._book.jobs:
             self._continuity.check_ledger(self._book.jobs[said.job], site, ledger)
-        try:
-            self._take(site, said)
-        finally:
-            self._settle()
+        self._settled(lambda: self._take(site, said))
         return isinstance(said, Declined) or (
             isinstance(said, Answer | Refused) and self._results.knows(said.attempt)
         )
@@ -218,10 +218,9 @@ class AggregatorRounds:
             PeerError: The statement is wrong; its sender is dropped from the attempt.
         """
         self._presence.seen(site, self._house.clock.monotonic())
-        try:
-            return None if self._open is None else self._open.begin_upload(site, h, statement)
-        finally:
-            self._settle()
+        return self._settled(
+            lambda: None if self._open is None else self._open.begin_upload(site, h, statement)
+        )
 
     def finish_upload(self, upload: Upload) -> None:
         """All pieces are committed.
@@ -229,13 +228,21 @@ class AggregatorRounds:
         Raises:
             PeerError: They are not what their sender signed; it is dropped from the attempt.
         """
+        open_ = self._open
+        if open_ is not None:
+            self._settled(lambda: open_.finish_upload(upload))
+        else:
+            self._house.spool.discard(upload_name(upload.h, upload.member))
+
+    def _settled(self, step: Callable[[], T]) -> T:
+        """A member's step and what follows, also where it broke a rule; nothing follows a failed write."""
         try:
-            if self._open is not None:
-                self._open.finish_upload(upload)
-            else:
-                self._house.spool.discard(upload_name(upload.h, upload.member))
-        finally:
+            done = step()
+        except PeerError:
             self._settle()
+            raise
+        self._settle()
+        return done
 
     # -- time, roster, work --------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ _BTIME_AT = 80
 """Where `struct statx` holds the birth time: 8 bytes of seconds, 4 of nanoseconds."""
 
 _NONE = "-"
-_FORM = re.compile(r"([0-9]{1,20}) (-|[0-9]{1,20})")
+_FORM = re.compile(r"([0-9]{1,20}) (-|-?[0-9]{1,20})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Birth:
 
 
 def _born_ns(path: Path) -> int | None:
-    known = getattr(path.stat(), "st_birthtime_ns", None)
-    if isinstance(known, int):
-        return known
+    known = getattr(path.stat(), "st_birthtime", None)  # of macOS and the BSDs, in seconds
+    if isinstance(known, float):
+        return round(known * 10**9)
     try:
         statx = ctypes.CDLL(None).statx
     except (OSError, AttributeError):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import grpc
 import stamina.instrumentation
@@ -40,6 +40,8 @@ from secfed.wire import calls, service, sums
 from secfed.wire import status as wire_status
 
 __all__ = ["Connection", "Rosters", "Sequence"]
+
+T = TypeVar("T")
 
 CALL_S = 30
 """Longest a short call may take, seconds."""
@@ -249,10 +251,15 @@ class Connection:
     def _persist(self, method: str, body: bytes, act: Callable[[grpc.Channel, Signed], bytes]) -> bytes:
         """Try until it works, or is refused, or patience ends; each try has a hello of its own."""
         self.check()
+        if self._start is None:
+            self._tried(self._catch_up, self._arrival_s)
+        return self._tried(lambda: self._greeted(method, body, act), self._patience_s)
+
+    def _tried(self, act: Callable[[], T], patience_s: float | None) -> T:
         tries = stamina.retry_context(
             on=NetworkError,
             attempts=None,
-            timeout=self._arrival_s if self._start is None else self._patience_s,
+            timeout=patience_s,
             wait_initial=RETRY_FIRST_S,
             wait_max=RETRY_MOST_S,
             wait_jitter=RETRY_FIRST_S,
@@ -260,16 +267,14 @@ class Connection:
         for attempt in tries:
             with attempt:
                 try:
-                    return self._greeted(method, body, act)
+                    return act()
                 except NetworkError as failure:
                     self._on_retry(failure)
                     raise
-        raise NetworkError(f"{method} was not tried")  # unreachable: the context returns or raises
+        raise NetworkError("a call was not tried")  # unreachable: the context returns or raises
 
     def _greeted(self, method: str, body: bytes, act: Callable[[grpc.Channel, Signed], bytes]) -> bytes:
         """One try; once more for a newer roster or start, where that was all that was missing."""
-        if self._start is None:
-            self._catch_up()
         try:
             return self._once(method, body, act)
         except (RosterChangedError, RestartedError):

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from secfed.errors import LedgerError, SecfedError, StorageError
+from secfed.errors import LedgerError, NetworkError, SecfedError, StorageError
 from secfed.ids import ClientId
 from secfed.rounds.aggregator import AggregatorRounds, Worked
 from secfed.rounds.exchange import Told, Wait
@@ -163,7 +163,8 @@ class Desk:
     async def _wait(self, site: ClientId, seen: int) -> Told | None:
         earlier = self._waiting.pop(site, None)
         if earlier is not None and not earlier.done():
-            earlier.set_result(None)  # a newer call of the same site takes its place
+            # Were it told that there is nothing new, two clients with one state would call without a pause.
+            earlier.set_exception(NetworkError(f"a newer call of {site} took the place of this one"))
         future = self._waiting[site] = self._loop.create_future()
         try:
             if self._rounds.changes != seen:  # noted after the look, before the wait
@@ -171,7 +172,7 @@ class Desk:
             await asyncio.wait([future], timeout=self._poll_s)
             return future.result() if future.done() else None
         except asyncio.CancelledError:
-            if future.done():
+            if future.done() and future.exception() is None:
                 self._keep(site, future.result())
             raise
         finally:

@@ -173,9 +173,9 @@ def test_a_key_bound_elsewhere_meanwhile_is_refused(site: Path) -> None:
     key, ours = site.parent / "hosp-a.key", site.parent / "state"
     with DecisionStore(ours / key_state.DATABASE) as decisions:
         state = key_state.state_for(key, ours, decisions)
-    keyfile.name_state(key, bytes(32).hex())
-    with pytest.raises(AuthenticationError, match="another state"):
-        key_state.bind(key, ours, state)
+        keyfile.name_state(key, bytes(32).hex())
+        with pytest.raises(AuthenticationError, match="another state"):
+            key_state.bind(key, ours, decisions, state)
 
 
 def test_a_damaged_name_is_no_name(site: Path) -> None:

@@ -33,6 +33,7 @@ from secfed.rounds.admission import Site
 from secfed.rounds.client import ClientRounds, RoundEnd
 from secfed.rounds.contribution import ContributionStore, site_key
 from secfed.rounds.conversation import take_part
+from secfed.rounds.exchange import Present
 from secfed.rounds.rosters import RosterKeeper
 from secfed.rounds.vector import VectorContributor
 from secfed.store.decisions import DecisionStore
@@ -313,6 +314,34 @@ def test_a_link_that_comes_back_is_taken_up_within_five_seconds(town, within_s):
         again.close()
     assert answered
     assert answered[0] - back < within_s
+
+
+def test_an_aggregator_that_greeted_is_waited_for_whatever_was_asked_first(quiet_town, until):
+    """The limit is on an aggregator that never answers: not on a first call that is held for longer."""
+    quiet_town.poll_s = 240.0
+    quiet_town.start()
+    relay, failures, arrival_s = Relay(quiet_town.at.port), [], 3.0
+    quiet_town.address = f"127.0.0.1:{relay.port}"
+    options = {"patience_s": 8.0, "arrival_s": arrival_s, "on_retry": failures.append}
+    with quiet_town.connect("hosp-a", **options) as link:
+
+        def call() -> None:
+            with contextlib.suppress(NetworkError):  # once the aggregator is gone for good
+                link.exchange(Present(""))
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        until(lambda: link._start is not None)
+        time.sleep(arrival_s)
+        relay.close()
+        until(lambda: failures)
+        again = Relay(quiet_town.at.port, at=relay.port)
+        until(lambda: again._ends or not caller.is_alive())
+        assert again._ends
+        quiet_town.stop()
+        again.close()
+        caller.join(PATIENCE_S)
+    assert not caller.is_alive()
 
 
 def test_a_link_that_falls_silent_is_given_up_before_the_call_on_it(

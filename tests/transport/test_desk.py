@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from secfed.errors import NetworkError
 from secfed.ids import ClientId
 from secfed.transport.desk import Desk
 
@@ -77,6 +78,28 @@ def test_what_a_cancelled_call_would_have_heard_the_next_one_hears() -> None:
         desk = Desk(core, poll_s=PATIENCE_S)  # type: ignore[arg-type]
         await cut_off(core, desk.next_for(SITE))
         assert await desk.next_for(SITE) == "void"
+        await desk.close()
+
+    asyncio.run(run())
+
+
+def test_of_two_waiting_calls_of_a_site_the_earlier_ends_with_an_error() -> None:
+    """Not as if nothing were new: two clients with one state would then call in turns, without a pause."""
+
+    async def run() -> None:
+        core = Core()
+        core.notices.clear()
+        core.gate.set()
+        desk = Desk(core, poll_s=PATIENCE_S)  # type: ignore[arg-type]
+        earlier = asyncio.ensure_future(desk.next_for(SITE))
+        while not desk.waiting:
+            await asyncio.sleep(0.01)
+        newer = asyncio.ensure_future(desk.next_for(SITE))
+        with pytest.raises(NetworkError, match="took the place of this one"):
+            await earlier
+        assert not newer.done()
+        newer.cancel()
+        await asyncio.wait([newer])
         await desk.close()
 
     asyncio.run(run())
